@@ -1,0 +1,196 @@
+"""The bundle: the folder a trained model travels in. Written by training, read by serving.
+
+    model.json         architecture and task: built-in parts by name, the user's code as module:Class; digests of the rest
+    model.safetensors  the weights, each storage once
+    tokenizer.json
+    README.md          for whoever finds the folder
+
+Nothing in it is executable: no pickle, and a part that is not seqlab's own is refused unless the caller trusts its
+module by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from seqlab.durable import sync_folder, write_file
+from seqlab.errors import InputError
+from seqlab.instantiate import instantiate
+from seqlab.tasks.task import Task
+from seqlab.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+
+# What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
+PARTS = {
+    "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
+    "LanguageModel": "seqlab.models.language_model.LanguageModel",
+    "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
+    "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
+    "LSTMCell": "seqlab.layers.cells.LSTMCell",
+    "GRUCell": "seqlab.layers.cells.GRUCell",
+    "TanhCell": "seqlab.layers.cells.TanhCell",
+    "NoPositions": "seqlab.layers.positions.NoPositions",
+    "LearnedPositions": "seqlab.layers.positions.LearnedPositions",
+    "SinusoidalPositions": "seqlab.layers.positions.SinusoidalPositions",
+    "RotaryPositions": "seqlab.layers.positions.RotaryPositions",
+}
+_NAMES = {target: name for name, target in PARTS.items()}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model, ready to use."""
+
+    task: Task
+    tokenizer: Tokenizer
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each under its first name: a tied weight is listed, and stored, once."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors
+
+
+def stored(tensors: Mapping[str, Tensor]) -> bytes:
+    """As safetensors; copies, because views into shared memory are refused."""
+    return safetensors.torch.save(
+        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    )
+
+
+def save(folder: Path, specification: Mapping[str, Any], facts: Mapping[str, Any], bundle: Bundle) -> None:
+    """Write the bundle whole, in place of the one that was there.
+
+    Args:
+        folder: where; its parent exists.
+        specification: the node that the task, with its model, was built from.
+        facts: what was found at run time and passed when it was built.
+        bundle: the task, with the weights to keep, and the tokenizer.
+    """
+    content = {
+        "model.safetensors": stored(distinct_tensors(bundle.task.model)),
+        "tokenizer.json": bundle.tokenizer.to_json().encode(),
+        "README.md": _README.encode(),
+    }
+    description = {
+        "format_version": FORMAT_VERSION,
+        "task": _named(specification),
+        "facts": dict(facts),
+        "end_token": bundle.tokenizer.end_token,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+    }
+    content["model.json"] = json.dumps(description, indent=2).encode()
+    beside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (beside, before):
+        shutil.rmtree(leftover, ignore_errors=True)
+    beside.mkdir()
+    for name, data in content.items():
+        write_file(beside / name, data)
+    if folder.exists():
+        folder.rename(before)
+    beside.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
+    """From a bundle, or from the run folder that holds one. The model is in evaluation mode.
+
+    Args:
+        path: the folder.
+        trust: modules of the user's own whose classes the bundle may name.
+
+    Raises:
+        InputError: there is no bundle, a file of it is missing or damaged, or it names code that is not trusted.
+    """
+    folder = Path(path)
+    if (folder / "bundle").is_dir():
+        folder = folder / "bundle"
+    if not (folder / "model.json").is_file():
+        raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
+    try:
+        description = json.loads((folder / "model.json").read_bytes())
+        if description["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format is {description['format_version']}, this seqlab reads {FORMAT_VERSION}")
+        specification, facts, end_token = (description[key] for key in ("task", "facts", "end_token"))
+        for name, digest in description["sha256"].items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{name} is not the file that was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"the bundle {folder} is damaged: {error}") from error
+    tokenizer = Tokenizer.load(folder / "tokenizer.json", end_token)
+    task = build(_resolved(specification, trust, folder), facts, trust)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors = distinct_tensors(task.model)
+    if {name: tensor.shape for name, tensor in tensors.items()} != {name: w.shape for name, w in weights.items()}:
+        raise InputError(f"the bundle {folder} is damaged: its weights do not fit the model it describes")
+    for name, tensor in tensors.items():
+        tensor.data.copy_(weights[name])
+    task.model.eval()
+    return Bundle(task, tokenizer)
+
+
+def build(specification: Mapping[str, Any], facts: Mapping[str, Any], trust: Collection[str] = ()) -> Task:
+    """The task with its model, in training and from a bundle alike.
+
+    Raises:
+        InputError: the specification is wrong; one line for each mistake.
+    """
+    return instantiate(specification, "task", trust=trust, **facts)  # type: ignore[no-any-return]
+
+
+def _named(node: Any) -> Any:
+    """A specification with every `_target_` as `part`: by its name in PARTS, or as module:Class."""
+    if isinstance(node, Mapping):
+        names = {"part" if key == "_target_" else key: _named(value) for key, value in node.items()}
+        if "part" in names:
+            names["part"] = _NAMES.get(names["part"], ":".join(names["part"].rsplit(".", 1)))
+        return names
+    return [_named(item) for item in node] if isinstance(node, list | tuple) else node
+
+
+def _resolved(node: Any, trust: Iterable[str], folder: Path) -> Any:
+    """The specification that `_named` was given; only parts in PARTS, and those of trusted modules."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            raise InputError(f"the bundle {folder} is damaged: it holds a _target_")
+        plain = {key: _resolved(value, trust, folder) for key, value in node.items() if key != "part"}
+        if "part" not in node:
+            return plain
+        part = str(node["part"])
+        if part in PARTS:
+            return {"_target_": PARTS[part], **plain}
+        module = part.partition(":")[0]
+        if module not in trust:
+            raise InputError(
+                f"the bundle {folder} uses code that is not seqlab's own, {part}; if you trust it, add trust={module}"
+            )
+        return {"_target_": part.replace(":", "."), **plain}
+    return [_resolved(item, trust, folder) for item in node] if isinstance(node, list) else node
+
+
+_README = """# A model trained with seqlab
+
+`model.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` the tokenizer.
+
+    python -m seqlab.predict run=THIS_FOLDER input=prompts.jsonl
+    python -m seqlab.evaluate run=THIS_FOLDER data=text data.path=FILE
+
+Nothing here is executable. A part written as `module:Class` is code of the trainer's own and is loaded only with
+`trust=module`.
+"""

@@ -1,0 +1,190 @@
+"""Rows of a prepared table as examples, and batches of them.
+
+An example is (row, start, length): a row of the table or, where a row was too long, a piece of one. For language
+modelling the model reads tokens[start : start + length] and predicts tokens[start + 1 : start + length + 1]: shifted
+inside the row, so that nothing leaks from one sequence into the next. Both are slices of Arrow's own buffer; joining
+those of a batch is the only copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from seqlab.data.batch import Batch
+from seqlab.errors import DataError, InputError, did_you_mean
+from seqlab.ragged import Layout, Ragged
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+_NO_TOKENS = np.zeros(0, np.int32)  # joining no arrays at all needs a type
+_NO_ROWS = np.zeros(0, np.int64)
+_POLICIES = ("error", "truncate", "split", "drop")
+
+
+class Rows(NamedTuple):
+    """A batch before it is tensors: what a loader's worker sends, for arrays go through a pipe at less cost."""
+
+    tokens: Int32s
+    targets: Int32s
+    lengths: Int64s
+    ids: Int64s
+    bytes: Int64s
+
+    def batch(self) -> Batch:
+        layout = Layout(torch.from_numpy(self.lengths))
+        return Batch(
+            tokens=Ragged(torch.from_numpy(self.tokens).long(), layout),
+            targets=Ragged(torch.from_numpy(self.targets).long(), layout),
+            ids=torch.from_numpy(self.ids),
+            bytes=torch.from_numpy(self.bytes),
+        )
+
+
+class Examples:
+    """The examples of a split, in the order of its rows.
+
+    Args:
+        table: columns `tokens`, `length` and `bytes` as `corpus.py` describes them.
+        max_length: the most tokens an example may have; None: no limit.
+        over_long: what becomes of a longer row. "error" refuses it, "truncate" keeps its first tokens, "split" makes
+            consecutive pieces that together predict every token once, "drop" leaves it out.
+
+    Attributes:
+        lengths: [E] int64, the tokens of each example: as many are read as are predicted.
+        report: rows and tokens of the table, how many were over-long, and how many tokens were lost.
+
+    Raises:
+        InputError: a row is too long under "error", "drop" leaves nothing, or an argument is out of range.
+        DataError: the table is damaged.
+    """
+
+    def __init__(self, table: datasets.Dataset, max_length: int | None = None, over_long: str = "error") -> None:
+        if over_long not in _POLICIES:
+            raise InputError(
+                f"batch.over_long={over_long} is not {' or '.join(_POLICIES)}{did_you_mean(over_long, _POLICIES)}"
+            )
+        if max_length is not None and max_length < 1:
+            raise InputError(f"batch.max_length={max_length} leaves no token: give at least 1, or null for no limit")
+        self._table = table
+        stored = _stored_rows(table)
+        lengths, sizes = _numbers(table, "length"), _numbers(table, "bytes")
+        if not np.array_equal(lengths, self._tokens.sizes - 1) or lengths.min(initial=0) < 0:
+            raise DataError("the table of tokens is damaged: its column `length` does not fit its column `tokens`")
+        lengths, sizes = lengths[stored], sizes[stored]
+
+        limit = max_length or int(lengths.max(initial=1))
+        long = lengths > limit
+        if over_long == "error" and long.any():
+            row = int(lengths.argmax())
+            raise InputError(
+                f"row {row} has {lengths[row]} tokens, the limit is {limit} ({long.sum()} of {len(long)} rows have "
+                "more): raise batch.tokens or batch.max_length, or set batch.over_long=split, truncate or drop"
+            )
+        if over_long == "drop" and long.any() and long.all():
+            raise InputError(
+                f"batch.over_long=drop leaves nothing: all {len(long)} rows have more than {limit} tokens; raise "
+                "batch.tokens or batch.max_length, or set batch.over_long=split"
+            )
+        pieces = np.ones_like(lengths)
+        if over_long == "drop":
+            pieces[long] = 0
+        elif over_long == "split":
+            pieces[long] = -(-lengths[long] // limit)
+        row_E = np.repeat(np.arange(len(lengths)), pieces)
+        self._rows = stored[row_E]
+        self._starts = (np.arange(len(row_E)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * limit
+        self.lengths: Int64s = np.minimum(lengths[row_E] - self._starts, limit)
+        # A piece has its share of the row's bytes, as a difference of rounded running shares: they add up exactly.
+        size, whole = sizes[row_E], np.maximum(lengths[row_E], 1)
+        self._bytes = size * (self._starts + self.lengths) // whole - size * self._starts // whole
+        self.report = {
+            "rows": len(lengths),
+            "tokens": int(lengths.sum()),
+            "over_long_rows": int(long.sum()),
+            "over_long_tokens": int(lengths[long].sum()),
+            "lost_tokens": int(lengths.sum() - self.lengths.sum()),
+        }
+
+    def __len__(self) -> int:
+        """E, the number of examples."""
+        return len(self.lengths)
+
+    def batch(self, indices: Sequence[int] | Int64s) -> Batch:
+        """The chosen examples, longest first (equal ones as given). Their numbers are the batch's ids."""
+        return self.read(indices).batch()
+
+    def read(self, indices: Sequence[int] | Int64s) -> Rows:
+        """The same batch before it is tensors."""
+        indices = np.asarray(indices, np.int64)
+        ids = indices[np.argsort(-self.lengths[indices], kind="stable")]
+        lengths = self.lengths[ids]
+        tokens, targets = self._tokens.shifted(self._rows[ids], self._starts[ids], lengths)
+        return Rows(tokens, targets, lengths, ids, self._bytes[ids])
+
+    @cached_property
+    def _tokens(self) -> _TokenColumn:
+        return _TokenColumn(_column(self._table, "tokens"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A memory-mapped table travels to a worker as the path of its file; views into it are taken anew there."""
+        return {name: value for name, value in self.__dict__.items() if name != "_tokens"}
+
+
+class _TokenColumn:
+    """A column of list<int32> as numpy views of its chunks' values, and where in them every stored row lies.
+
+    With chunks of 2 rows and of 1, sizes [3, 1 | 2]: first_rows = [0, 2], starts = [0, 3, 0].
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        if not pa.types.is_list(column.type) or column.type.value_type != pa.int32():
+            raise DataError(f"the table of tokens is damaged: its column `tokens` is {column.type}, not list<int32>")
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        # A slice of a table shares the values of the whole, and its offsets, int32, count from the start of those.
+        self._values: list[Int32s] = [chunk.values.to_numpy() for chunk in chunks]
+        offsets = [chunk.offsets.to_numpy().astype(np.int64) for chunk in chunks]
+        self._first_rows = np.cumsum([0, *(len(chunk) for chunk in chunks[:-1])])
+        self._starts: Int64s = np.concatenate([_NO_ROWS, *(offset[:-1] for offset in offsets)])
+        self.sizes: Int64s = np.concatenate([_NO_ROWS, *(np.diff(offset) for offset in offsets)])
+
+    def shifted(self, rows: Int64s, starts: Int64s, lengths: Int64s) -> tuple[Int32s, Int32s]:
+        """`lengths` tokens of each row from `starts` on, and as many from one further on: [T] each."""
+        chunks = np.searchsorted(self._first_rows, rows, side="right") - 1
+        first = self._starts[rows] + starts
+        slices = zip(chunks.tolist(), first.tolist(), (first + lengths + 1).tolist(), strict=True)
+        joined = np.concatenate([_NO_TOKENS, *(self._values[chunk][begin:end] for chunk, begin, end in slices)])
+        last = np.cumsum(lengths + 1) - 1
+        return np.delete(joined, last), np.delete(joined, last - lengths)
+
+
+def _stored_rows(table: datasets.Dataset) -> Int64s:
+    """The stored row of every row: a table that was shuffled, or cut to some of its rows, holds a list of them."""
+    if table._indices is None:
+        return np.arange(len(table))
+    stored: Int64s = table._indices.column(0).to_numpy().astype(np.int64)
+    return stored
+
+
+def _column(table: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    try:
+        column = table.data.column(name)
+        column.validate(full=True)
+    except (KeyError, pa.ArrowException) as error:
+        raise DataError(f"the table of tokens is damaged: column `{name}`: {error}") from error
+    if column.null_count:
+        raise DataError(f"the table of tokens is damaged: column `{name}` has {column.null_count} rows without a value")
+    return column
+
+
+def _numbers(table: datasets.Dataset, name: str) -> Int64s:
+    numbers: Int64s = _column(table, name).to_numpy().astype(np.int64)
+    return numbers

@@ -1,0 +1,140 @@
+"""Batches in the order of the plan, read by this process or ahead of time by workers.
+
+Workers are processes of our own rather than torch's DataLoader: each has a pipe to itself, so that the end of a worker,
+however it comes about, is the end of its pipe and is seen at once. (DataLoader's workers share one queue. One that is
+killed while it writes there leaves half a message, and the reader waits for the rest for ever.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from queue import Queue
+from threading import Thread
+
+from seqlab.data.batch import Batch
+from seqlab.data.examples import Examples, Int64s, Rows
+from seqlab.data.plan import Plan, make_plan
+from seqlab.errors import DataError
+
+
+class Loader:
+    """The batches of a split, epoch after epoch.
+
+    Position = (epoch, number of the batch): nothing else has to be stored to continue. No random state is read or
+    changed; the plan has its own.
+
+    Args:
+        examples: none longer than `tokens`.
+        tokens, pool, seed: as in `make_plan`; without a seed all epochs are the same.
+        workers: processes that read ahead; 0 reads in this one. They start from a clean process, as a fork of one that
+            runs threads can hang; so a script of one's own with workers needs `if __name__ == "__main__":`.
+        prefetch: how many batches each worker holds ready.
+        first_batches: only the first so many batches of epoch 0, in every epoch: to overfit on purpose.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        tokens: int,
+        pool: int = 50,
+        seed: int | None = None,
+        workers: int = 0,
+        prefetch: int = 2,
+        first_batches: int | None = None,
+    ) -> None:
+        self.examples, self.tokens, self.pool, self.seed = examples, tokens, pool, seed
+        self.workers, self.prefetch, self.first_batches = workers, prefetch, first_batches
+        self._plan_of = lru_cache(maxsize=1)(self._make_plan)  # asked for many times an epoch
+
+    def plan(self, epoch: int) -> Plan:
+        """Which examples form which batch of an epoch."""
+        always_the_same = self.seed is None or self.first_batches is not None
+        return self._plan_of(0 if always_the_same else epoch)
+
+    def _make_plan(self, epoch: int) -> Plan:
+        plan = make_plan(self.examples.lengths, self.tokens, self.pool, self.seed, epoch)
+        return plan if self.first_batches is None else plan.first(self.first_batches)
+
+    def count(self, epoch: int) -> int:
+        """The number of batches of an epoch."""
+        return len(self.plan(epoch))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; nothing before it is read.
+
+        Raises:
+            DataError: reading failed, or a worker died.
+        """
+        plan = self.plan(epoch)
+        chosen = [plan[i] for i in range(start, len(plan))]
+        source = _read_ahead(self.examples, chosen, self.workers, self.prefetch) if self.workers else None
+        for number, indices in enumerate(chosen, start):
+            try:
+                rows = self.examples.read(indices) if source is None else next(source)
+            except Exception as error:
+                raise DataError(f"reading batch {number} of epoch {epoch} failed: {error}") from error
+            yield rows.batch()
+
+
+def _read_ahead(examples: Examples, batches: list[Int64s], workers: int, prefetch: int) -> Iterator[Rows]:
+    """The batches in order; of n workers, worker w reads the batches w, w + n, w + 2n, ..."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])  # what all workers import is imported once
+    pipes, processes = [], []
+    try:
+        for worker in range(workers):
+            pipe, its_end = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_work,
+                args=(examples, batches[worker::workers], prefetch, its_end),
+                name=f"seqlab-loader-{worker}",
+                daemon=True,
+            )
+            process.start()
+            its_end.close()  # the worker's copy is the only one left: it closes when the worker ends
+            pipes.append(pipe)
+            processes.append(process)
+        for number in range(len(batches)):
+            worker = number % workers
+            try:
+                rows: Rows | Exception = pipes[worker].recv()
+            except (EOFError, OSError) as error:
+                processes[worker].join(1)
+                raise DataError(
+                    f"loader worker {worker} (process {processes[worker].pid}) died with exit code "
+                    f"{processes[worker].exitcode} (-9: killed, perhaps for want of memory); loader.workers=0 does "
+                    "without workers"
+                ) from error
+            if isinstance(rows, Exception):
+                raise rows
+            yield rows
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            if process.exitcode is None:  # at the end of a program all are ended before we get here
+                process.kill()
+                process.join()
+            pipe.close()
+
+
+def _work(examples: Examples, batches: list[Int64s], prefetch: int, pipe: Connection) -> None:
+    """A worker's life: a thread reads, this one sends, `prefetch` batches wait between them."""
+    os.setsid()  # a signal to the group, such as Ctrl-C, is for the process that trains, which may want more batches
+    ready: Queue[Rows | Exception] = Queue(prefetch)
+
+    def read() -> None:
+        try:
+            for indices in batches:
+                ready.put(examples.read(indices))
+        except Exception as error:
+            ready.put(DataError(f"{type(error).__name__}: {error}"))
+
+    Thread(target=read, daemon=True).start()
+    try:
+        for _ in batches:
+            pipe.send(ready.get())
+    except BrokenPipeError:
+        pass  # nobody reads any more

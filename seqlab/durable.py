@@ -1,0 +1,40 @@
+"""Files that are whole after a crash: written beside, flushed to the disk, renamed into place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes and flushes a file under its final name; for files inside a folder that is not yet visible."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable: a rename is on the disk only after its folder is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts content in place of whatever `path` held; a reader sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write_file(beside, content)
+    os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def replace_link(path: Path, target: str) -> None:
+    """A relative symbolic link, replaced in one step."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, path)
+    sync_folder(path.parent)

@@ -1,0 +1,126 @@
+"""Cells: one step of a recurrence each, written as in the textbook.
+
+The contract. A cell is a module with
+
+    initial_state(batch) -> list of tensors [batch, ...]
+    forward(x_B, state) -> (output_B, state)
+
+and, if it wants,
+
+    project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
+    unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
+
+`unroll` receives the projected values in time-major order (seqlab/ragged.py), the lengths longest first and the state's
+rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by calling
+`cell(input_size, hidden_size)`; `hidden_size` is the width of the output. Any module that keeps to this, also one in
+your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqlab.layers.unroll import unroll_gru, unroll_lstm
+
+
+class Cell(Protocol):
+    """What a recurrent stack asks of a cell; `project` and `unroll` are optional."""
+
+    def initial_state(self, batch: int) -> list[Tensor]: ...
+
+    def __call__(self, x_B: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
+
+
+class _GatedCell(nn.Module):
+    """Parameters in the layout of torch.nn (`weight_ih` [G * H, I], `weight_hh` [G * H, H], two biases [G * H])."""
+
+    def __init__(self, input_size: int, hidden_size: int, gates: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(gates * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(gates * hidden_size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(gates * hidden_size))
+        self.bias_hh = nn.Parameter(torch.empty(gates * hidden_size))
+        bound = 1 / math.sqrt(hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> list[Tensor]:
+        return [self.weight_hh.new_zeros(batch, self.hidden_size)]
+
+
+class TanhCell(_GatedCell):
+    """Elman's recurrence (1990): h = tanh(W x + U h + b)."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=1)
+
+    @torch.jit.export
+    def project(self, x_TD: Tensor) -> Tensor:
+        return F.linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
+
+    def forward(self, x_BH: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        h_BH = torch.tanh(x_BH + F.linear(state[0], self.weight_hh))
+        return h_BH, [h_BH]
+
+
+class LSTMCell(_GatedCell):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gates (Gers et al. 2000); gates i, f, g, o."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=4)
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> list[Tensor]:
+        zeros_BH = self.weight_hh.new_zeros(batch, self.hidden_size)
+        return [zeros_BH, zeros_BH]
+
+    @torch.jit.export
+    def project(self, x_TD: Tensor) -> Tensor:
+        return F.linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
+
+    def forward(self, x_BG: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        h_BH, c_BH = state
+        i, f, g, o = (x_BG + F.linear(h_BH, self.weight_hh)).chunk(4, 1)
+        c_BH = torch.sigmoid(f) * c_BH + torch.sigmoid(i) * torch.tanh(g)
+        h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
+        return h_BH, [h_BH, c_BH]
+
+    @torch.jit.unused
+    def unroll(
+        self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        return unroll_lstm(x_TG, self.weight_hh, lengths, state, reverse)
+
+
+class GRUCell(_GatedCell):
+    """Gated recurrent unit (Cho et al. 2014), with the reset gate after the product, as in torch.nn; gates r, z, n."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, gates=3)
+
+    @torch.jit.export
+    def project(self, x_TD: Tensor) -> Tensor:
+        return F.linear(x_TD, self.weight_ih, self.bias_ih)
+
+    def forward(self, x_BG: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        h_BH = state[0]
+        x_r, x_z, x_n = x_BG.chunk(3, 1)
+        h_r, h_z, h_n = F.linear(h_BH, self.weight_hh, self.bias_hh).chunk(3, 1)
+        r = torch.sigmoid(x_r + h_r)
+        z = torch.sigmoid(x_z + h_z)
+        n = torch.tanh(x_n + r * h_n)
+        h_BH = (1 - z) * n + z * h_BH
+        return h_BH, [h_BH]
+
+    @torch.jit.unused
+    def unroll(
+        self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        return unroll_gru(x_TG, self.weight_hh, self.bias_hh, lengths, state, reverse)

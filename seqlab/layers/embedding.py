@@ -1,0 +1,32 @@
+"""Token embedding: from ids to vectors, with positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqlab.layers.positions import Positions
+from seqlab.ragged import rows_of
+
+
+class Embedding(nn.Module):
+    """One trained vector per token, plus what `positions` adds, then dropout.
+
+    `weight` [V, D] may be shared with the output layer (Press & Wolf 2017): pass it to the head.
+    """
+
+    def __init__(self, vocabulary: int, width: int, positions: Positions, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(vocabulary, width) * 0.02)
+        self.positions = positions
+        self.dropout = nn.Dropout(dropout)
+
+    @torch.jit.export
+    def core(self, tokens: Tensor, lengths: Tensor | None, starts: Tensor | None = None) -> Tensor:
+        """[T] with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: the first token's position."""
+        x = nn.functional.embedding(tokens, self.weight)
+        if lengths is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        else:
+            positions = rows_of(torch.zeros_like(lengths) if starts is None else starts, lengths).to(tokens.device)
+        return self.dropout(self.positions.embed(x, positions))

@@ -1,0 +1,154 @@
+"""The same layers for one sequence, slow and obvious: the tests' oracle.
+
+Every function takes a layer (for its parameters) and one sequence [L, D], and follows the published equation token by
+token. Nothing here knows of batches, layouts or fast paths, and nothing outside the tests uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from seqlab.layers.attention import SelfAttention
+from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.embedding import Embedding
+from seqlab.layers.positions import LearnedPositions, Positions, RotaryPositions, SinusoidalPositions
+from seqlab.layers.rnn import Recurrence, RecurrentStack
+from seqlab.layers.transformer import TransformerBlock, TransformerStack
+
+
+def tanh_step(cell: TanhCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """Elman 1990."""
+    return [torch.tanh(cell.weight_ih @ x_D + cell.bias_ih + cell.weight_hh @ state[0] + cell.bias_hh)]
+
+
+def lstm_step(cell: LSTMCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """Gers, Schmidhuber & Cummins 2000, section 3, gate by gate."""
+    h, c = state
+    size = cell.hidden_size
+
+    def gate(k: int, squash: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = slice(k * size, (k + 1) * size)
+        return squash(
+            cell.weight_ih[rows] @ x_D + cell.bias_ih[rows] + cell.weight_hh[rows] @ h + cell.bias_hh[rows]
+        )
+
+    i, f, g, o = gate(0, torch.sigmoid), gate(1, torch.sigmoid), gate(2, torch.tanh), gate(3, torch.sigmoid)
+    c = f * c + i * g
+    return [o * torch.tanh(c), c]
+
+
+def gru_step(cell: GRUCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """Cho et al. 2014, section 2.3, with the reset gate after the product."""
+    (h,) = state
+    w_r, w_z, w_n = cell.weight_ih.chunk(3)
+    u_r, u_z, u_n = cell.weight_hh.chunk(3)
+    b_r, b_z, b_n = cell.bias_ih.chunk(3)
+    d_r, d_z, d_n = cell.bias_hh.chunk(3)
+    r = torch.sigmoid(w_r @ x_D + b_r + u_r @ h + d_r)
+    z = torch.sigmoid(w_z @ x_D + b_z + u_z @ h + d_z)
+    n = torch.tanh(w_n @ x_D + b_n + r * (u_n @ h + d_n))
+    return [(1 - z) * n + z * h]
+
+
+def step(cell: nn.Module, x_D: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """One token; a cell of the user's own has no equation here, and is its own reference for a batch of one."""
+    for kind, equation in ((TanhCell, tanh_step), (LSTMCell, lstm_step), (GRUCell, gru_step)):
+        if isinstance(cell, kind):
+            after = equation(cell, x_D, [s[0] for s in state])  # type: ignore[operator]
+            return after[0], [s[None] for s in after]
+    x_1D = x_D[None]
+    output_1H, state = cell(cell.project(x_1D) if hasattr(cell, "project") else x_1D, state)  # type: ignore[operator]
+    return output_1H[0], state
+
+
+def recurrence(layer: Recurrence, x_LD: Tensor) -> list[Tensor]:
+    """The outputs of one direction, in the order of the tokens."""
+    state = layer.cell.initial_state(1)  # type: ignore[operator]
+    outputs = []
+    for x_D in x_LD.flip(0) if layer.reverse else x_LD:
+        output, state = step(layer.cell, x_D, state)
+        outputs.append(output)
+    return outputs[::-1] if layer.reverse else outputs
+
+
+def recurrent_stack(stack: RecurrentStack, x_LD: Tensor) -> Tensor:
+    """[L, D] to [L, H], without dropout; L may be 0."""
+    y = x_LD
+    for layer in stack.layers:
+        x = y
+        directions = [recurrence(one, x) for one in layer]
+        rows = [torch.cat(outputs) for outputs in zip(*directions, strict=True)]
+        y = torch.stack(rows) if rows else x.new_zeros(0, stack.output_size)
+        if stack.residual and y.shape == x.shape:
+            y = y + x
+    return y
+
+
+def rotate(positions: Positions, q_LHK: Tensor) -> Tensor:
+    """Su et al. 2021, equation 12: feature pairs as complex numbers, multiplied by exp(i * position * frequency)."""
+    if not isinstance(positions, RotaryPositions):
+        return q_LHK
+    half = q_LHK.shape[-1] // 2
+    rows = []
+    for position, q_HK in enumerate(q_LHK):
+        theta = torch.tensor([position * positions.base ** (-2 * i / q_LHK.shape[-1]) for i in range(half)])
+        turned = torch.complex(q_HK[:, :half], q_HK[:, half:]) * torch.polar(torch.ones_like(theta), theta)
+        rows.append(torch.cat([turned.real, turned.imag], -1))
+    return torch.stack(rows) if rows else q_LHK
+
+
+def self_attention(layer: SelfAttention, x_LD: Tensor) -> Tensor:
+    """Vaswani et al. 2017, equation 1, query by query and head by head."""
+    length, width = x_LD.shape
+    if length == 0:
+        return x_LD
+    head_width = width // layer.heads
+    q, k, v = (part.reshape(length, layer.heads, head_width) for part in layer.qkv(x_LD).chunk(3, 1))
+    q, k = rotate(layer.positions, q), rotate(layer.positions, k)
+    rows = []
+    for i in range(length):
+        seen = i + 1 if layer.causal else length
+        heads = []
+        for h in range(layer.heads):
+            weights = torch.softmax(k[:seen, h] @ q[i, h] / math.sqrt(head_width), 0)
+            heads.append(weights @ v[:seen, h])
+        rows.append(torch.cat(heads))
+    return layer.out(torch.stack(rows))  # type: ignore[no-any-return]
+
+
+def transformer_block(block: TransformerBlock, x_LD: Tensor) -> Tensor:
+    """Xiong et al. 2020, figure 1 (b), without dropout."""
+    x_LD = x_LD + self_attention(block.attention, block.attention_norm(x_LD))
+    return x_LD + block.mlp(block.mlp_norm(x_LD))
+
+
+def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
+    """[L, D] to [L, D]; L may be 0."""
+    for block in stack.blocks:
+        assert isinstance(block, TransformerBlock)
+        x_LD = transformer_block(block, x_LD)
+    return stack.norm(x_LD)  # type: ignore[no-any-return]
+
+
+def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
+    """One row per token, and what the scheme of positions adds to it."""
+    rows = []
+    for position, token in enumerate(tokens_L.tolist()):
+        row = layer.weight[token]
+        if isinstance(layer.positions, LearnedPositions):
+            row = row + layer.positions.table[position]
+        if isinstance(layer.positions, SinusoidalPositions):  # Vaswani et al. 2017, section 3.5
+            width = layer.positions.width
+            angles = [position / 10_000 ** (2 * i / width) for i in range(width // 2)]
+            row = row + torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=row.dtype)
+        rows.append(row)
+    return torch.stack(rows) if rows else layer.weight[:0]
+
+
+def stack(layer: nn.Module, x_LD: Tensor) -> Tensor:
+    """Whichever of the two stacks it is."""
+    return recurrent_stack(layer, x_LD) if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)  # type: ignore[arg-type]

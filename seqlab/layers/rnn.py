@@ -1,0 +1,176 @@
+"""Recurrent layers: any cell, unrolled at run time over a batch that narrows as sequences end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqlab.layers.backend import is_fast
+from seqlab.layers.cells import Cell
+from seqlab.layers.layer import SequenceLayer
+from seqlab.ragged import time_major_of, widths_of
+
+
+class Recurrence(nn.Module):
+    """One cell over one direction of a time-major batch."""
+
+    def __init__(self, cell: nn.Module, reverse: bool) -> None:
+        super().__init__()
+        self.cell = cell
+        self.reverse = reverse
+
+    def forward(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state."""
+        if hasattr(self.cell, "project"):
+            x_TD = self.cell.project(x_TD)
+        if not torch.jit.is_scripting():
+            if is_fast() and hasattr(self.cell, "unroll"):
+                return self.cell.unroll(x_TD, lengths, state, self.reverse)
+        return self.loop(x_TD, lengths, state)
+
+    def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """One token of every sequence."""
+        if hasattr(self.cell, "project"):
+            x_BD = self.cell.project(x_BD)
+        return self.cell(x_BD, state)
+
+    def loop(self, x_TD: Tensor, lengths: Tensor, initial: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The plain path: call the cell once per step, on the sequences that are running."""
+        widths: list[int] = widths_of(lengths).tolist()
+        if len(widths) == 0:  # no token: the last state is the initial state; one empty call tells the output's width
+            return self.cell(x_TD, [tensor[:0] for tensor in initial])[0], initial
+        x = x_TD.split(widths)
+        outputs: list[Tensor] = []
+        ended: list[list[Tensor]] = [[tensor[widths[0] :] for tensor in initial]]
+        running = widths[-1] if self.reverse else widths[0]
+        state = [tensor[:running] for tensor in initial]
+        for i in range(len(widths)):
+            s = len(widths) - 1 - i if self.reverse else i
+            if widths[s] < running:
+                ended.append([tensor[widths[s] :] for tensor in state])
+                state = [tensor[: widths[s]] for tensor in state]
+            elif widths[s] > running:
+                begun: list[Tensor] = []
+                for k in range(len(state)):
+                    begun.append(torch.cat([state[k], initial[k][running : widths[s]]]))
+                state = begun
+            running = widths[s]
+            output, state = self.cell(x[s], state)
+            outputs.append(output)
+        if self.reverse:
+            outputs.reverse()
+        ended.append(state)
+        ended.reverse()
+        return torch.cat(outputs), [torch.cat([part[k] for part in ended]) for k in range(len(initial))]
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order. The gradient of a permutation is a gather too, not a scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        index, inverse = ctx.saved_tensors
+        return _Permute.apply(grad, inverse, index), None, None
+
+
+def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """`x[index]` where `index` is a permutation and `inverse` undoes it."""
+    if torch.jit.is_scripting():
+        return x.index_select(0, index)
+    else:
+        return _Permute.apply(x, index, inverse)
+
+
+class RecurrentStack(SequenceLayer):
+    """Several recurrent layers, each in one direction or in both, with dropout and residual sums between them.
+
+    Args:
+        input_size: width D of what comes in.
+        hidden_size: width H of each direction; the output has `hidden_size * (2 if bidirectional else 1)`.
+        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/cells.py for the contract.
+        layers: how many layers.
+        bidirectional: read every sequence from its end as well and join both outputs (Schuster & Paliwal 1997).
+        dropout: share of the values between two layers that are zeroed while training (Zaremba et al. 2014).
+        residual: add a layer's input to its output wherever both have the same width.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        cell: Callable[[int, int], Cell],
+        layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        directions = 2 if bidirectional else 1
+        self.output_size = hidden_size * directions
+        self.residual = residual
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList()
+        for i in range(layers):
+            width = input_size if i == 0 else self.output_size
+            pair = [Recurrence(cell(width, hidden_size), reverse) for reverse in (False, True)[:directions]]
+            self.layers.append(nn.ModuleList(pair))
+        self.state_size = len(self.layers[0][0].cell.initial_state(0))
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> list[Tensor]:
+        """The states of all cells, layer by layer, forward before reverse: tensors [B, ...]."""
+        state: list[Tensor] = []
+        for layer in self.layers:
+            for recurrence in layer:
+                state += recurrence.cell.initial_state(batch)
+        return state
+
+    @torch.jit.export
+    def core(
+        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        rows = values.shape[:-1]
+        if lengths is None:
+            lengths = torch.full([rows[0]], rows[1], dtype=torch.int64)
+            values = values.flatten(0, 1)
+        if state is None:
+            state = self.initial_state(lengths.shape[0])
+        index, inverse, longest, _ = time_major_of(lengths)
+        lengths = lengths[longest]
+        index, inverse, longest = index.to(values.device), inverse.to(values.device), longest.to(values.device)
+        state = [tensor.index_select(0, longest) for tensor in state]
+        y = permute(values, index, inverse)
+        last: list[Tensor] = []
+        for i, layer in enumerate(self.layers):
+            x = self.dropout(y) if i > 0 else y
+            outputs: list[Tensor] = []
+            for recurrence in layer:
+                output, after = recurrence(x, lengths, state[len(last) : len(last) + self.state_size])
+                outputs.append(output)
+                last += after
+            y = torch.cat(outputs, 1)
+            if self.residual and y.shape == x.shape:
+                y = y + x
+        back = torch.argsort(longest)
+        return permute(y, inverse, index).unflatten(0, rows), [tensor.index_select(0, back) for tensor in last]
+
+    def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The next token of every sequence, [B, D] to [B, H]; only for one direction."""
+        after: list[Tensor] = []
+        y = x_BD
+        for i, layer in enumerate(self.layers):
+            x = self.dropout(y) if i > 0 else y
+            for recurrence in layer:
+                y, last = recurrence.step(x, state[len(after) : len(after) + self.state_size])
+                after += last
+            if self.residual and y.shape == x.shape:
+                y = y + x
+        return y, after

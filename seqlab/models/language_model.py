@@ -1,0 +1,41 @@
+"""A language model: a causal encoder and a head that scores the next token."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from seqlab.layers.heads import SoftmaxHead
+from seqlab.models.encoders import Encoder
+from seqlab.models.state import State
+from seqlab.ragged import Ragged
+
+
+class LanguageModel(nn.Module):
+    """Hidden vectors of a causal encoder, and the head that turns each into scores for the token after it.
+
+    Args:
+        encoder: must be causal.
+        vocabulary: how many tokens there are.
+        tied: share the embedding's weight with the head (Press & Wolf 2017).
+
+    Raises:
+        ValueError: the encoder is not causal, or tied weights do not fit.
+    """
+
+    def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True) -> None:
+        super().__init__()
+        if not encoder.causal:
+            raise ValueError(
+                "a language model must not see the tokens it predicts: set model.bidirectional=false (recurrent) "
+                "or model.causal=true (Transformer)"
+            )
+        self.encoder = encoder
+        self.head = SoftmaxHead(encoder.output_size, vocabulary, encoder.embedding.weight if tied else None)
+
+    def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
+        """Tokens [T] to hidden [T, D], and the state to continue from."""
+        return self.encoder(tokens, state)  # type: ignore[no-any-return]
+
+    def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """The next token of every sequence, [B] to hidden [B, D]."""
+        return self.encoder.step(tokens_B, state)

@@ -1,0 +1,38 @@
+"""What a causal model remembers of the sequences it has read so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqlab.ragged import Layout
+
+
+@dataclass(frozen=True)
+class State:
+    """Something of every sequence, in batch order.
+
+    tensors  each [B, ...] with a row per sequence (a recurrence's state), or, where `lengths` is given, each
+             [T', ...] with the rows of sequence after sequence (keys and values)
+    lengths  [B] int64 on the CPU: how many tokens of each sequence the rows belong to
+    """
+
+    tensors: list[Tensor]
+    lengths: Tensor | None = None
+
+    def select(self, indices: Tensor) -> State:
+        """The chosen sequences, in the order given: drops the finished, reorders and repeats beams."""
+        if self.lengths is None:
+            return State([tensor[indices.to(tensor.device)] for tensor in self.tensors])
+        layout, rows = Layout(self.lengths).select(indices.cpu())
+        return State([tensor[rows.to(tensor.device)] for tensor in self.tensors], layout.lengths)
+
+    @staticmethod
+    def cat(states: Sequence[State]) -> State:
+        """The sequences of several states, in one."""
+        tensors = [torch.cat(parts) for parts in zip(*(state.tensors for state in states), strict=True)]
+        lengths = [state.lengths for state in states if state.lengths is not None]
+        return State(tensors, torch.cat(lengths) if lengths else None)

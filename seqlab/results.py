@@ -1,0 +1,51 @@
+"""What a person reads on the terminal before a run and after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from seqlab.experiment import Experiment
+from seqlab.serving.predictor import Predictor
+
+
+def describe(parts: Experiment) -> str:
+    """What is about to be trained on what, in two lines."""
+    splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
+    rows = ", ".join(f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens" for split, report in splits.items())
+    cut = sum(report["over_long_rows"] for report in splits.values())
+    policy = f"; {cut} over-long rows: {parts.loaders['train'].examples.over_long}" if cut else ""
+    parameters = parts.identity()["parameters"]
+    return f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.facts['vocabulary']:,} tokens, {parts.device}"
+
+
+def sample(parts: Experiment) -> str:
+    """A few continuations, unselected and with fixed seeds: of nothing, and of how some validation texts begin."""
+    tokenizer, loader = parts.corpus.tokenizer, parts.loaders["validation"]
+    ids = range(0, len(loader.examples), max(1, len(loader.examples) // 3))
+    begun = [tokenizer.decode(loader.examples.batch([i]).targets.values[:6].tolist()) for i in ids]
+    prompts = ["", "", *begun[:3]]
+    written = Predictor(parts.bundle).complete(prompts, max_tokens=60, temperature=0.8, seed=1)
+    return "\n\n".join(f"[{prompt}]{text}" for prompt, text in zip(prompts, written, strict=True))
+
+
+def show(summary: dict[str, Any], samples: str, path: Path) -> None:
+    """The final table, the samples, and how to look at the run."""
+    table = Table(title=f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s")
+    table.add_column("")
+    for split in ("validation", "test"):
+        table.add_column(split, justify="right")
+    for name in summary["test"]:
+        table.add_row(name, *(f"{summary[key][name]:.4f}" for key in ("validation_best", "test")))
+    console = Console()
+    console.print(table)
+    print(
+        f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s; "
+        f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
+        f"samples (temperature 0.8, prompts in brackets):\n\n{samples}\n\n"
+        f"look at it:   tensorboard --logdir {path}\n"
+        f"continue text: python -m seqlab.predict run={path} input=prompts.jsonl"
+    )

@@ -1,0 +1,158 @@
+"""Ways to get a tokenizer. `train` sees the training split only; the same texts give the same tokenizer, always."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from seqlab.errors import InputError
+from seqlab.text.tokenizer import END, Tokenizer, require_unicode
+
+# Bytes as printable characters, the way byte-level models write them; sorted, as the library returns a set's order.
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+_UNKNOWN = "<unk>"
+
+
+class TokenizerTrainer(Protocol):
+    """Something that makes a tokenizer from the texts of the training split."""
+
+    def train(self, texts: Iterable[str]) -> Tokenizer: ...
+
+    def fingerprint(self) -> str:
+        """Equal for trainers that make the same tokenizer from the same texts; part of a prepared corpus' name."""
+        ...
+
+
+@dataclass(frozen=True)
+class BytePairs:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, over bytes as in GPT-2): lossless for any text.
+
+    vocab_size counts the 256 bytes and the end token; fewer tokens come out where no pair is left that occurs twice.
+    """
+
+    vocab_size: int = 4096
+
+    def __post_init__(self) -> None:
+        _require_size(self.vocab_size, len(_BYTES) + 1, "256 bytes and the end token")
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        backend = _byte_level(models.BPE(), use_regex=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            min_frequency=2,  # a pair seen once would only memorise where it was seen
+            special_tokens=[END],
+            initial_alphabet=_BYTES,
+            show_progress=False,
+        )
+        return Tokenizer(_trained(backend, trainer, texts))
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """The 256 bytes of UTF-8, nothing to learn: lossless, and the longest sequences."""
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        return Tokenizer(_byte_level(models.BPE(vocab=_numbered([END, *_BYTES]), merges=[]), use_regex=False))
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class Characters:
+    """The characters of the training split; any other is written as its UTF-8 bytes, so that nothing is lost."""
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        texts = list(texts)
+        require_unicode(texts)
+        characters = sorted(set().union(*texts))
+        vocabulary = _numbered([END, *(f"<0x{byte:02X}>" for byte in range(256)), *characters])
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        return Tokenizer(backend)
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words and runs of punctuation, the most frequent first; all others are one unknown word. Not lossless.
+
+    vocab_size counts the end token and the unknown word.
+    """
+
+    vocab_size: int = 20000
+
+    def __post_init__(self) -> None:
+        _require_size(self.vocab_size, 3, "the end token, the unknown word and a word")
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=self.vocab_size - 2,
+            min_frequency=2,  # words seen once become the unknown word, or training would never see that one
+            show_progress=False,
+        )
+        counted = _trained(_words(models.WordLevel()), trainer, texts).get_vocab()
+        vocabulary = _numbered([END, _UNKNOWN, *sorted(counted, key=counted.__getitem__)])
+        return Tokenizer(_words(models.WordLevel(vocabulary, unk_token=_UNKNOWN)))
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A tokenizer.json of the user's own, used as it is; `end_token` names its token that ends a text."""
+
+    path: str
+    end_token: str
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        return Tokenizer.load(self.path, self.end_token)
+
+    def fingerprint(self) -> str:
+        try:
+            content = Path(self.path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read the tokenizer {self.path}: {error}; see tokenizer.path=") from error
+        return f"Given({hashlib.sha256(content).hexdigest()}, {self.end_token!r})"
+
+
+def _byte_level(model: models.Model, use_regex: bool) -> tokenizers.Tokenizer:
+    """`use_regex` cuts text into words first, GPT-2's way, so that no token spans a blank."""
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _words(model: models.Model) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return backend
+
+
+def _trained(backend: tokenizers.Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]) -> tokenizers.Tokenizer:
+    texts = list(texts)
+    require_unicode(texts)
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _require_size(given: int, least: int, why: str) -> None:
+    if given < least:
+        raise InputError(f"tokenizer.vocab_size={given} is too small: at least {least} are needed, for {why}")

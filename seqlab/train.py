@@ -1,0 +1,45 @@
+"""python -m seqlab.train [overrides]: train a model, and leave everything about it in a run folder."""
+
+from __future__ import annotations
+
+from seqlab.command_line import Command, run_verb
+
+
+def job(command: Command) -> None:
+    """One run, from its configuration to the final table."""
+    from seqlab import experiment, results, runs  # here, so that --help does not wait for torch
+    from seqlab.training.evaluate import evaluate
+    from seqlab.training.run_log import RunLog
+
+    experiment.check(command.config, command.trust)
+    config, folder, continues = runs.open_run(command)
+    trust = command.trust | ({config["trust"]} if config["trust"] else set())
+    with folder:
+        experiment.check(config, trust)
+        print(f"run folder: {folder.path}", flush=True)
+        parts = experiment.build(config, trust)
+        runs.require_same(folder.facts, parts.identity(), folder.path)
+        folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
+        print(results.describe(parts), flush=True)
+        with RunLog(folder.path, config, folder.config, parts.loaders["train"].examples.lengths) as log:
+            trainer = experiment.build_trainer(config, parts, folder, log)
+            if continues:
+                trainer.resume()
+            state = trainer.fit()
+            trainer.checkpoints.load_best().restore_model(parts.task.model)
+            test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
+            log.evaluation(state, "test", test)
+            samples = results.sample(parts)
+            log.text("samples", samples, state.step)
+            summary = {**state.summary(), "test": test, "useful_flops_utilization": None}
+            folder.write_summary(summary)
+    results.show(summary, samples, folder.path)
+
+
+def main() -> None:
+    """The verb, as `python -m seqlab.train` and `seqlab-train` run it."""
+    run_verb(job, "train")
+
+
+if __name__ == "__main__":
+    main()

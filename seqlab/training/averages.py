@@ -1,0 +1,59 @@
+"""Averages that carry their own count: sums and counts are added up, and divided once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from seqlab.tasks.task import StepOutput
+
+
+@dataclass
+class Averages:
+    """Sums and counts by name. Adding never waits for the device; reading does, once.
+
+    A tensor that was added waits in `pending` until somebody reads. Then it joins the sum in float64, in the order in
+    which it came: the result does not depend on when, or how often, one reads. A count of 0 adds nothing.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+
+    def add(self, name: str, total: Tensor | float, count: int) -> None:
+        """One more sum (a scalar) and what it is a sum over."""
+        self.sums.setdefault(name, 0.0)
+        self.counts[name] = self.counts.get(name, 0) + count
+        if count == 0:
+            return
+        if isinstance(total, Tensor):
+            self.pending.setdefault(name, []).append(total.detach())
+        else:
+            self.sums[name] += total
+
+    def add_terms(self, output: StepOutput) -> None:
+        """All terms of one (micro-)batch."""
+        for name, term in output.terms.items():
+            self.add(name, term.sum, term.count)
+
+    def settle(self) -> None:
+        """Reads what is pending."""
+        for name, totals in self.pending.items():
+            for value in torch.stack(totals).tolist():
+                self.sums[name] += value
+        self.pending.clear()
+
+    def read(self) -> dict[str, float]:
+        """The averages; nan over a count of 0."""
+        self.settle()
+        return {name: self.sums[name] / count if count else math.nan for name, count in self.counts.items()}
+
+    def take(self) -> dict[str, float]:
+        """The averages, and starts anew."""
+        averages = self.read()
+        self.sums.clear()
+        self.counts.clear()
+        return averages

@@ -1,0 +1,296 @@
+"""Checkpoints: folders that are whole or not there, and whose every byte is checked before it is believed.
+
+    checkpoints/step-000000100/   model.safetensors      the weights, each storage once
+                                  optimizer.safetensors  its tensors, named "<parameter>.<entry>"
+                                  rng.safetensors        the random state of the host and of every CUDA device
+                                  state.json             `State`, and the optimizer's scalars
+                                  manifest.json          size and SHA-256 of the four, and a digest of itself
+    checkpoints/last, best        relative links, for people
+
+A save is written into a hidden folder beside, flushed, and renamed: being killed at any moment leaves either the old
+checkpoints or the old ones and the new one. Nothing is pickled, so nothing that is read can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from seqlab.errors import CheckpointError, InputError
+from seqlab.durable import replace_link, sync_folder, write_file
+from seqlab.training.state import State
+
+FORMAT_VERSION = 1
+FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's folder holds, verified."""
+
+    folder: Path
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    scalars: dict[str, dict[str, Any]]
+    rng: dict[str, Tensor]
+    state: State
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Raises CheckpointError, with file and reason, where a byte is missing or not the one that was written."""
+        content = _verified(folder)
+        try:
+            stored = json.loads(content["state.json"])
+            if stored["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"its format is {stored['format_version']}, this seqlab reads {FORMAT_VERSION}")
+            state = State.from_json(stored["state"])
+            model, optimizer, rng = (safetensors.torch.load(content[name]) for name in FILES[:3])
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        return cls(folder, model, optimizer, stored["optimizer"], rng, state)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """Weights, optimizer and random state become those of the checkpoint, bit for bit; returns its `State`.
+
+        Hyper-parameters (learning rate, betas, ...) stay those that the optimizer was built with.
+        """
+        self.restore_model(model)
+        names = _parameter_names(model, optimizer)
+        entries = {name: dict(values) for name, values in self.scalars.items()}
+        for key, tensor in self.optimizer.items():
+            name, _, entry = key.rpartition(".")
+            entries.setdefault(name, {})[entry] = tensor
+        if unknown := sorted(set(entries) - set(names)):
+            raise InputError(f"{self.folder}: the optimizer does not train {', '.join(unknown)}, as the saved one does")
+        stored = {i: entries[name] for i, name in enumerate(names) if name in entries}
+        optimizer.load_state_dict({"state": stored, "param_groups": optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(self.rng["cpu"])
+        for device, random_state in self.rng.items():
+            if device != "cpu" and torch.cuda.is_available():
+                torch.cuda.set_rng_state(random_state, device)
+        return self.state
+
+    def restore_model(self, model: nn.Module) -> None:
+        """The weights alone.
+
+        Raises:
+            InputError: the model is not the one that was saved: a name, shape or number format differs.
+        """
+        weights = distinct_tensors(model)
+        saved, given = _described(self.model), _described(weights)
+        if differing := [name for name in {**saved, **given} if saved.get(name) != given.get(name)]:
+            lines = [f"{name}: saved {saved.get(name)}, now {given.get(name)}" for name in differing]
+            raise InputError(f"{self.folder} holds another model than the one configured:\n  " + "\n  ".join(lines))
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.copy_(self.model[name])
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: made at the first save.
+        keep: how many of the newest to keep; the best one is kept besides.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 2) -> None:
+        if keep < 1:
+            raise InputError(f"trainer.keep={keep}: at least 1 checkpoint must be kept")
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
+        """Writes the checkpoint of this step, points `last` and `best` to where they belong, drops what is old.
+
+        Raises:
+            OSError: it could not be written; everything that was there before still is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._clear_leftovers()
+        final = self.folder / _name(state.step)
+        beside = self.folder / f".saving-{final.name}"
+        replaced = self.folder / f".replaced-{final.name}"
+        try:
+            beside.mkdir()
+            _write(beside, model, optimizer, state)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        if final.exists():  # the same step again, after an evaluation that a signal had cut short
+            final.rename(replaced)
+        beside.rename(final)
+        sync_folder(self.folder)
+        if replaced.exists():
+            shutil.rmtree(replaced)
+        self._link(state)
+        self._retain(state)
+        return final
+
+    def load_latest(self) -> Checkpoint | None:
+        """The newest valid checkpoint; a damaged one is passed over with a warning. None where there has been no save.
+
+        Raises:
+            CheckpointError: there are checkpoints and none is valid.
+        """
+        self._clear_leftovers()
+        damaged = []
+        for path in self._newest_first():
+            try:
+                checkpoint = Checkpoint.read(path)
+            except CheckpointError as error:
+                logger.warning("damaged checkpoint passed over: %s", error)
+                damaged.append(str(error))
+                continue
+            self._link(checkpoint.state)
+            return checkpoint
+        if damaged:
+            raise CheckpointError("no valid checkpoint to continue from:\n  " + "\n  ".join(damaged))
+        return None
+
+    def load_best(self) -> Checkpoint:
+        """The checkpoint of the best evaluation.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        if not (self.folder / "best").exists():
+            raise CheckpointError(f"{self.folder}: no checkpoint is marked best, because no evaluation was saved")
+        return Checkpoint.read((self.folder / "best").resolve())
+
+    def _newest_first(self) -> list[Path]:
+        ours = [path for path in self.folder.glob("step-*") if _digits(path).isdecimal()]
+        return sorted(ours, key=lambda path: int(_digits(path)), reverse=True)
+
+    def _link(self, state: State) -> None:
+        """`last` and `best` follow from the state: also a save that was killed before its links is put right."""
+        replace_link(self.folder / "last", _name(state.step))
+        if state.best is not None and (self.folder / _name(state.best_step)).exists():
+            replace_link(self.folder / "best", _name(state.best_step))
+
+    def _retain(self, state: State) -> None:
+        """Drops all but the newest and the best. Steps beyond this one were damaged, or we had continued there."""
+        past = [path for path in self._newest_first() if int(_digits(path)) <= state.step]
+        kept = {path.name for path in past[: self.keep]} | {(self.folder / "best").resolve().name}
+        for path in self._newest_first():
+            if path.name not in kept:
+                hidden = path.rename(path.with_name(f".dropped-{path.name}"))  # no half-removed checkpoint is ever seen
+                shutil.rmtree(hidden)
+
+    def _clear_leftovers(self) -> None:
+        """What a killed save left: half a new checkpoint, half a dropped one, or one not yet replaced, which stays."""
+        for path in self.folder.glob(".replaced-*"):
+            original = self.folder / path.name.removeprefix(".replaced-")
+            if not original.exists():
+                path.rename(original)
+        for path in self.folder.glob(".*-step-*"):
+            shutil.rmtree(path)
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each under its first name: a tied weight is listed, and stored, once."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _digits(path: Path) -> str:
+    return path.name.removeprefix("step-")
+
+
+def _described(tensors: dict[str, Tensor]) -> dict[str, str]:
+    return {name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}" for name, tensor in tensors.items()}
+
+
+def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The name of each parameter, in the order in which an optimizer's `state_dict` numbers them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _stored(tensors: dict[str, Tensor]) -> bytes:
+    """As safetensors; copies, because views into shared memory are refused."""
+    return safetensors.torch.save(
+        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    )
+
+
+def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """All files of a checkpoint, flushed to the disk."""
+    names = _parameter_names(model, optimizer)
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for i, entries in optimizer.state_dict()["state"].items():
+        for entry, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{names[i]}.{entry}"] = value
+            else:
+                scalars.setdefault(names[i], {})[entry] = value
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        rng |= {f"cuda:{i}": random_state for i, random_state in enumerate(torch.cuda.get_rng_state_all())}
+    stored = {"format_version": FORMAT_VERSION, "state": state.to_json(), "optimizer": scalars}
+    content = {
+        "model.safetensors": _stored(distinct_tensors(model)),
+        "optimizer.safetensors": _stored(tensors),
+        "rng.safetensors": _stored(rng),
+        "state.json": json.dumps(stored, indent=1).encode(),
+    }
+    content["manifest.json"] = _manifest({name: _fingerprint(data) for name, data in content.items()})
+    for name, data in content.items():
+        write_file(folder / name, data)
+    sync_folder(folder)
+
+
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _manifest(files: dict[str, Any]) -> bytes:
+    """The only spelling of these facts, so that a reader can compare every byte of the manifest too."""
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": files, "digest": digest}, indent=1, sort_keys=True).encode()
+
+
+def _verified(folder: Path) -> dict[str, bytes]:
+    """Content by file name, every byte as written; CheckpointError names the file and what is wrong with it."""
+    content = {}
+    try:
+        for name in (*FILES, "manifest.json"):
+            content[name] = (folder / name).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{folder / name}: {error.strerror}") from error
+    manifest = content.pop("manifest.json")
+    try:
+        files = json.loads(manifest)["files"]
+        intact = set(files) == set(FILES) and manifest == _manifest(files)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{folder / 'manifest.json'}: damaged, it does not agree with its own digest")
+    for name, data in content.items():
+        if (found := _fingerprint(data)) != files[name]:
+            reason = f"{found['bytes']} bytes with SHA-256 {found['sha256'][:12]}"
+            expected = f"{files[name]['bytes']} bytes with {files[name]['sha256'][:12]}"
+            raise CheckpointError(f"{folder / name}: damaged, {reason}, the manifest says {expected}")
+    return content

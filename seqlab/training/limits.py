@@ -1,0 +1,41 @@
+"""When training ends, and how much of it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from seqlab.errors import InputError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Training ends at whichever limit it reaches first.
+
+    Steps, epochs and tokens measure progress, and schedules span them. Minutes only stop: a run that they end is not
+    the same run on another machine.
+
+    Raises:
+        InputError: no limit is given, or one is not positive.
+    """
+
+    max_steps: int | None = None
+    max_epochs: int | None = None
+    max_tokens: int | None = None
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if all(limit is None for limit in given.values()):
+            names = ", ".join(f"trainer.{name}" for name in given)
+            raise InputError(f"training would never end: set at least one of {names}")
+        if wrong := [f"trainer.{name}={limit}" for name, limit in given.items() if limit is not None and limit <= 0]:
+            raise InputError(f"{', '.join(wrong)}: a limit must be greater than 0")
+
+    def progress(self, steps: int, epochs: float, tokens: int) -> float:
+        """From 0 to 1, by the limit nearest to being reached; stays 0 where only minutes are limited."""
+        pairs = ((steps, self.max_steps), (epochs, self.max_epochs), (tokens, self.max_tokens))
+        return min(1.0, max((used / limit for used, limit in pairs if limit is not None), default=0.0))
+
+    def minutes_used(self, seconds: float) -> float:
+        """From 0 on, 1 where the minutes are used up; 0 where they are not limited."""
+        return 0.0 if self.max_minutes is None else seconds / (60 * self.max_minutes)

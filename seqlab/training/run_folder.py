@@ -1,0 +1,211 @@
+"""The folder of one run: who may write to it, what it is a run of, and how it ended.
+
+    config.yaml      the resolved configuration
+    run.json         the marker of a run folder: facts, times, status (running | success | failed | interrupted)
+    summary.json     final figures
+    error.txt        the traceback, where the run failed
+    .lock            held by the process that writes here
+
+This module loads nothing heavy: a folder that cannot be used is refused before any data or model is touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seqlab.errors import FolderInUseError, InputError, StoppedError
+from seqlab.durable import replace_file
+
+FORMAT_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """An output folder, locked while this object is open.
+
+    Made by `create` or `reopen`. As a context manager it writes the status that fits how the block ended.
+    """
+
+    def __init__(self, path: Path, lock: int, facts: dict[str, Any]) -> None:
+        self.path = path
+        self.facts = facts
+        self._lock = lock
+
+    @classmethod
+    def unique(cls, path: Path | str) -> Path:
+        """Makes an empty folder `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
+        path = Path(path)
+        number, candidate = 1, path
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                candidate.mkdir()
+                return candidate
+            except FileExistsError:
+                number += 1
+                candidate = path.with_name(f"{path.name}-{number}")
+            except OSError as error:
+                raise _unwritable(path, error) from error
+
+    @classmethod
+    def create(cls, path: Path | str, config: str, facts: dict[str, Any]) -> RunFolder:
+        """A new run in a folder that is empty or not there yet.
+
+        Args:
+            path: `output_dir`.
+            config: text of config.yaml.
+            facts: what run.json says besides status and times.
+
+        Raises:
+            InputError: the folder cannot be written, or it holds a run or anything else already.
+            FolderInUseError: another process is writing there.
+        """
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _require_ours_or_empty(path, ".lock")  # before anything is touched
+            lock = _take_lock(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            _require_ours_or_empty(path, "run.json")
+            if (path / "run.json").exists():
+                status = read_facts(path).get("status")
+                ended = "a finished run" if status == "success" else f"a run that has not finished (status {status})"
+                raise InputError(
+                    f"output_dir={path} holds {ended}; continue it with resume={path}, or choose another output_dir"
+                )
+            run = cls(path, lock, dict(facts))
+            replace_file(path / "config.yaml", config.encode())
+            run.record(format_version=FORMAT_VERSION, status="running", started=_now(), ended=None)
+        except OSError as error:
+            os.close(lock)
+            raise _unwritable(path, error) from error
+        except BaseException:
+            os.close(lock)
+            raise
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path | str) -> RunFolder:
+        """The run in a folder, to be continued.
+
+        Raises:
+            InputError: there is no run, or one of a later format; or the folder cannot be written.
+            FolderInUseError: another process is writing there.
+        """
+        path = Path(path)
+        if not (path / "run.json").exists():
+            raise InputError(f"resume={path}: no run there (a run folder has a run.json)")
+        try:
+            lock = _take_lock(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            run = cls(path, lock, read_facts(path))
+            (path / "error.txt").unlink(missing_ok=True)
+            run.record(status="running", ended=None, resumed=[*run.facts.get("resumed", []), _now()])
+        except BaseException:
+            os.close(lock)
+            raise
+        return run
+
+    @property
+    def config(self) -> str:
+        """Text of config.yaml."""
+        return (self.path / "config.yaml").read_text()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def record(self, **facts: Any) -> None:
+        """Adds facts to run.json, whole or not at all."""
+        self.facts |= facts
+        replace_file(self.path / "run.json", _json(self.facts))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
+        replace_file(self.path / "summary.json", _json(summary))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if (status := status_of(error)) == "failed":
+                replace_file(self.path / "error.txt", "".join(traceback.format_exception(error)).encode())
+            self.record(status=status, ended=_now())
+        except OSError as failure:
+            if error is None:
+                raise
+            logger.warning("run.json could not be written: %s", failure)  # what ended the run says more
+        finally:
+            os.close(self._lock)
+
+
+def status_of(error: BaseException | None) -> str:
+    """How a run ended that raised this."""
+    if error is None:
+        return "success"
+    return "interrupted" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed"
+
+
+def _take_lock(path: Path) -> int:
+    """A lock that ends with the process, however it ends, so that a stale one needs no clearing away.
+
+    A POSIX record lock: unlike `flock`, children that outlive us do not hold on to it. It works across machines
+    where the file system's locks do.
+    """
+    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        holder = os.read(lock, 1000).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise FolderInUseError(f"{path} is in use by {holder}; wait for it, or choose another output_dir") from error
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return lock
+
+
+def _require_ours_or_empty(path: Path, marker: str) -> None:
+    found = sorted(entry.name for entry in path.iterdir())
+    if found and found != [".lock"] and marker not in found:
+        raise InputError(
+            f"output_dir={path} is not empty and holds no run (it has {', '.join(found[:3])}"
+            f"{', ...' if len(found) > 3 else ''}); choose an empty or new folder"
+        )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((path / "run.json").read_bytes())
+        version = facts["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / 'run.json'} is damaged ({error}); choose another output_dir") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: a run of format {version}, this seqlab reads format {FORMAT_VERSION}")
+    return dict(facts)
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"output_dir={path} cannot be written: {error.strerror or error}; choose another output_dir")

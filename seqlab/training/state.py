@@ -1,0 +1,104 @@
+"""Where training stands: everything that a checkpoint keeps besides tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from seqlab.ragged import Layout
+from seqlab.training.averages import Averages
+from seqlab.training.throughput import padded_cells, peak_rss_bytes
+
+
+@dataclass
+class State:
+    """The position and the sums that a run continues from.
+
+    The position is (epoch, batch): the global batch of the epoch's plan that comes next. Neither the number of
+    micro-batches nor that of processes enters it. The sums of the running log interval are kept too, so that a resumed
+    run writes the same log lines.
+    """
+
+    step: int = 0  # optimizer steps taken
+    epoch: int = 0
+    batch: int = 0
+    batches: int = 0  # in this epoch
+    tokens: int = 0  # real tokens and sequences trained on
+    sequences: int = 0
+    cells: int = 0  # places that padded batches would have taken
+    seconds: float = 0.0  # wall time inside `fit`, all starts together
+    step_seconds: float = 0.0  # of which in steps, waiting for their data included
+    lr: float = 0.0  # of the last step, first group
+    evaluated: int = 0  # the step of the last evaluation
+    metrics: dict[str, float] = field(default_factory=dict)  # its figures
+    best: float | None = None  # lowest value of the task's monitor
+    best_step: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    stale: int = 0  # evaluations since the best
+    terms: Averages = field(default_factory=Averages)  # the task's terms in the running log interval
+    figures: Averages = field(default_factory=Averages)  # the trainer's own figures in it
+
+    @property
+    def epochs(self) -> float:
+        """1.5 in the middle of the second epoch."""
+        return self.epoch + self.batch / max(self.batches, 1)
+
+    def advance(self, layout: Layout) -> None:
+        """One more global batch has been trained on."""
+        self.step += 1
+        self.batch += 1
+        if self.batch == self.batches:
+            self.epoch, self.batch = self.epoch + 1, 0
+        cells = padded_cells(layout)
+        self.tokens += layout.total
+        self.sequences += len(layout)
+        self.cells += cells
+        self.figures.add("batch_tokens", layout.total, 1)
+        self.figures.add("batch_seqs", len(layout), 1)
+        self.figures.add("padding_fraction", cells - layout.total, cells)
+
+    def judge(self, metrics: dict[str, float], monitor: str) -> bool:
+        """Takes note of an evaluation at this step; True where it is the best so far. Not a number is never the best."""
+        self.evaluated, self.metrics = self.step, metrics
+        value = metrics[monitor]
+        improved = math.isfinite(value) and (self.best is None or value < self.best)
+        if improved:
+            self.best, self.best_step, self.best_metrics, self.stale = value, self.step, metrics, 0
+        else:
+            self.stale += 1
+        return improved
+
+    @property
+    def is_best(self) -> bool:
+        """The evaluation at this step is the best so far."""
+        return self.best is not None and self.best_step == self.step
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that `summary.json` keeps of training."""
+        return {
+            "steps": self.step,
+            "epochs": self.epochs,
+            "tokens": self.tokens,
+            "sequences": self.sequences,
+            "best_step": self.best_step,
+            "validation_best": self.best_metrics,
+            "validation_final": self.metrics,
+            "tokens_per_s": self.tokens / self.step_seconds if self.step_seconds else 0.0,
+            "padding_fraction": 1 - self.tokens / self.cells if self.cells else 0.0,
+            "wall_s": self.seconds,
+            "peak_rss_mb": peak_rss_bytes() / 1e6,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, exact: Python writes floats so that they read back to the same bits."""
+        self.terms.settle()
+        self.figures.settle()
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> State:
+        """Raises ValueError where the fields are not those of this version."""
+        if set(stored) != (known := {field.name for field in fields(cls)}):
+            raise ValueError(f"its state has the fields {sorted(stored)}, expected {sorted(known)}")
+        return cls(**{**stored, "terms": Averages(**stored["terms"]), "figures": Averages(**stored["figures"])})

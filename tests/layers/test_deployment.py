@@ -1,0 +1,97 @@
+"""The layers that train are the layers that deploy: scripted, and exported, they equal eager mode on other lengths."""
+
+from __future__ import annotations
+
+import torch
+from my_module import MyCell
+from pytest import mark, warns
+from torch import Tensor, nn
+from torch.export import Dim
+
+from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.embedding import Embedding
+from seqlab.layers.heads import SoftmaxHead
+from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling
+from seqlab.layers.positions import LearnedPositions, NoPositions, RotaryPositions, SinusoidalPositions
+from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.transformer import TransformerStack
+
+OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
+
+
+def scripted(module: nn.Module) -> torch.jit.ScriptModule:
+    with warns(DeprecationWarning, match="torch.jit.script"):
+        return torch.jit.script(module)
+
+
+@mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell])
+@mark.parametrize("bidirectional", [False, True])
+def test_a_recurrent_stack_scripts(cell: type[nn.Module], bidirectional: bool) -> None:
+    stack = RecurrentStack(6, 4, cell, layers=2, bidirectional=bidirectional, residual=True)
+    script = scripted(stack)
+    for lengths in OTHER_LENGTHS:
+        x = torch.randn(sum(lengths), 6)
+        values, state = script.core(x, torch.tensor(lengths), None)
+        expected, expected_state = stack.core(x, torch.tensor(lengths), None)
+        assert torch.allclose(values, expected, atol=1e-6)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
+
+
+@mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
+@mark.parametrize("causal", [False, True])
+def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool) -> None:
+    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4))
+    script = scripted(stack)
+    state: list[Tensor] | None = None
+    expected_state: list[Tensor] | None = None
+    for lengths in ([3, 0, 5], [1, 2, 0]):  # the second continues from the first
+        x = torch.randn(sum(lengths), 8)
+        values, state = script.core(x, torch.tensor(lengths), state)
+        expected, expected_state = stack.core(x, torch.tensor(lengths), expected_state)
+        assert torch.allclose(values, expected, atol=1e-6)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
+
+
+@mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
+def test_an_embedding_scripts(scheme: type[NoPositions]) -> None:
+    layer = Embedding(9, 8, scheme(8, 4))
+    script = scripted(layer)
+    for lengths in OTHER_LENGTHS:
+        tokens = torch.randint(9, (sum(lengths),))
+        given = (tokens, torch.tensor(lengths))
+        assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
+
+
+@mark.parametrize("pooling", [MeanPooling, MaxPooling, LastPooling])
+def test_pooling_scripts(pooling: type[nn.Module]) -> None:
+    script = scripted(pooling())
+    for lengths in OTHER_LENGTHS:
+        given = (torch.randn(sum(lengths), 4), torch.tensor(lengths))
+        assert torch.equal(script.core(*given), pooling().core(*given))
+
+
+def test_a_head_scripts() -> None:
+    head, x = SoftmaxHead(4, 7), torch.randn(3, 4)
+    assert torch.equal(scripted(head).scores(x), head.scores(x))
+
+
+class Equal(nn.Module):
+    """`torch.export` wants a module whose forward is what to export."""
+
+    def __init__(self, layer: SequenceLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_NLD: Tensor) -> Tensor:
+        return self.layer.equal(x_NLD)
+
+
+@mark.parametrize("causal", [False, True])
+def test_a_transformer_exports_with_dynamic_count_and_length(causal: bool) -> None:
+    stack = TransformerStack(8, 2, 2, 16, causal, RotaryPositions(8, 4)).eval()
+    dynamic = ({0: Dim("sequences", min=1), 1: Dim("length", min=1)},)
+    program = torch.export.export(Equal(stack), (torch.randn(3, 5, 8),), dynamic_shapes=dynamic)
+    for shape in ((1, 1, 8), (2, 9, 8), (7, 4, 8)):
+        x = torch.randn(shape)
+        assert torch.allclose(program.module()(x), stack.equal(x), atol=1e-6)

@@ -1,0 +1,152 @@
+"""Batched equals one at a time: outputs, the gradient of every parameter, and the gradient of the inputs.
+
+The oracle is seqlab/layers/reference.py, which knows nothing of batches.
+"""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from my_module import MyCell
+from pytest import mark
+from torch import Tensor, nn
+
+from seqlab.layers import reference
+from seqlab.layers.backend import backend
+from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.positions import NoPositions, RotaryPositions
+from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.transformer import TransformerStack
+from seqlab.ragged import Layout, Ragged
+
+WIDTH = 8
+LENGTHS = st.lists(st.one_of(st.integers(0, 5), st.just(3), st.just(17)), max_size=7)
+
+
+def recurrent(cell: type[nn.Module], bidirectional: bool = True, residual: bool = False) -> RecurrentStack:
+    hidden = WIDTH // 2 if bidirectional else WIDTH
+    return RecurrentStack(WIDTH, hidden, cell, layers=3, bidirectional=bidirectional, residual=residual)
+
+
+def transformer(causal: bool, positions: type[NoPositions] = RotaryPositions) -> TransformerStack:
+    return TransformerStack(WIDTH, 2, 3, 12, causal, positions(WIDTH, WIDTH // 2))
+
+
+STACKS = {
+    "lstm": lambda: recurrent(LSTMCell),
+    "gru": lambda: recurrent(GRUCell),
+    "tanh": lambda: recurrent(TanhCell),
+    "own cell": lambda: recurrent(MyCell),
+    "lstm, one direction, residual": lambda: recurrent(LSTMCell, bidirectional=False, residual=True),
+    "gru, residual": lambda: recurrent(GRUCell, residual=True),
+    "transformer, causal": lambda: transformer(causal=True),
+    "transformer, bidirectional": lambda: transformer(causal=False),
+    "transformer, no positions": lambda: transformer(causal=False, positions=NoPositions),
+}
+
+
+def make(name: str, dtype: torch.dtype) -> SequenceLayer:
+    torch.manual_seed(1)
+    stack = STACKS[name]()
+    for parameter in stack.parameters():  # non-zero biases, and norms that are not the identity
+        nn.init.normal_(parameter, std=0.5)
+    return stack.to(dtype)
+
+
+def gradients(stack: SequenceLayer, outputs: list[Tensor], weights: list[Tensor], x: Tensor) -> list[Tensor]:
+    total = sum(((a * b).sum() for a, b in zip(outputs, weights, strict=True)), start=x.sum() * 0)
+    return list(torch.autograd.grad(total, [x, *stack.parameters()], allow_unused=True, materialize_grads=True))
+
+
+def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
+    return max((float((x - y).detach().abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)
+
+
+def differences(name: str, lengths: list[int], dtype: torch.dtype) -> tuple[float, float, float]:
+    """The largest difference to one at a time, of outputs, of the inputs' gradient and of all parameters' gradients."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        stack = make(name, dtype)
+        layout = Layout(torch.tensor(lengths, dtype=torch.int64))
+        x = torch.randn(layout.total, WIDTH, requires_grad=True)
+        weights = list(torch.randn(layout.total, WIDTH).split(lengths)) if lengths else []
+        batched = stack(Ragged(x, layout))
+        alone = [reference.stack(stack, part) for part in x.split(lengths)] if lengths else []
+        ours = gradients(stack, batched.to_list(), weights, x)
+        theirs = gradients(stack, alone, weights, x)
+    finally:
+        torch.set_default_dtype(default)
+    return (
+        largest_difference(batched.to_list(), alone),
+        largest_difference(ours[:1], theirs[:1]),
+        largest_difference(ours[1:], theirs[1:]),
+    )
+
+
+@mark.parametrize("path", ["fast", "plain"])
+@mark.parametrize("name", STACKS)
+@given(lengths=LENGTHS)
+@example(lengths=[])
+@example(lengths=[0, 0])
+@example(lengths=[1, 7, 7, 3, 0])
+def test_batched_equals_one_at_a_time(name: str, path: str, lengths: list[int]) -> None:
+    with backend(path):  # type: ignore[arg-type]
+        assert max(differences(name, lengths, torch.float64)) < 1e-11
+
+
+@mark.parametrize("name", STACKS)
+def test_float32_stays_within_rounding(name: str) -> None:
+    outputs, inputs, parameters = differences(name, [1, 7, 7, 3, 0, 30], torch.float32)
+    assert outputs < 1e-5
+    assert inputs < 1e-4
+    assert parameters < 1e-3  # sums over 48 tokens, with weights far larger than those of a fresh model
+
+
+@mark.parametrize("name", STACKS)
+def test_the_order_of_sequences_changes_nothing(name: str) -> None:
+    stack = make(name, torch.float64)
+    sequences = [torch.randn(length, WIDTH, dtype=torch.float64) for length in (5, 0, 2, 9, 2, 1)]
+    order = [3, 1, 0, 5, 4, 2]
+    straight = stack(Ragged.from_list(sequences)).select(order).values
+    shuffled = stack(Ragged.from_list([sequences[i] for i in order])).values
+    assert (straight - shuffled).abs().max() < 1e-12
+
+
+@mark.parametrize("name", STACKS)
+def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
+    stack = make(name, torch.float64)
+    x_NLD = torch.randn(3, 5, WIDTH, dtype=torch.float64)
+    ragged = stack(Ragged(x_NLD.flatten(0, 1), Layout([5, 5, 5])))
+    assert (stack.equal(x_NLD).flatten(0, 1) - ragged.values).abs().max() < 1e-12
+
+
+@mark.parametrize("name", ["lstm", "gru", "own cell", "transformer, causal"])
+def test_the_plain_path_differentiates_twice(name: str) -> None:
+    stack = make(name, torch.float64)
+    layout = Layout([2, 3])
+
+    def summed(x: Tensor) -> Tensor:
+        with backend("plain"):
+            return stack(Ragged(x, layout)).values.sum(1)
+
+    x = torch.randn(5, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(summed, (x,), fast_mode=True, atol=1e-4)
+
+
+@mark.parametrize("cell", [LSTMCell, GRUCell])
+@mark.parametrize("reverse", [False, True])
+def test_gradients_of_the_fast_cells_are_those_of_finite_differences(cell: type[nn.Module], reverse: bool) -> None:
+    torch.manual_seed(0)
+    one = cell(2, 3).double()
+    lengths = torch.tensor([4, 2, 2, 1, 0])
+    inputs = [torch.randn(9, one.weight_hh.shape[0]).double().requires_grad_()]
+    inputs += [torch.randn(5, 3).double().requires_grad_() for _ in one.initial_state(5)]
+
+    def unrolled(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        outputs, after = one.unroll(x, lengths, list(state), reverse)
+        return outputs, *after
+
+    assert torch.autograd.gradcheck(unrolled, inputs)

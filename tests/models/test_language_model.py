@@ -1,0 +1,143 @@
+"""Language models: state, steps, and decoding that does not depend on company."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from my_module import MyCell
+from pytest import mark
+from torch import nn
+
+from seqlab.data.batch import Batch
+from seqlab.layers.cells import GRUCell, LSTMCell
+from seqlab.layers.positions import LearnedPositions, RotaryPositions
+from seqlab.models.decoding import generate, sample
+from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
+from seqlab.models.language_model import LanguageModel
+from seqlab.models.state import State
+from seqlab.ragged import Ragged
+from seqlab.tasks.language_modeling import LanguageModeling
+
+VOCABULARY = 13
+ENCODERS = {
+    "lstm": lambda: RecurrentEncoder(VOCABULARY, LSTMCell, width=8, layers=2, dropout=0.5),
+    "gru": lambda: RecurrentEncoder(VOCABULARY, GRUCell, width=8, residual=True),
+    "own cell": lambda: RecurrentEncoder(VOCABULARY, MyCell, width=8),
+    "rotary": lambda: TransformerEncoder(VOCABULARY, RotaryPositions, width=8, layers=2, heads=2, dropout=0.5),
+    "learned": lambda: TransformerEncoder(VOCABULARY, LearnedPositions, width=8, layers=1, heads=2),
+}
+
+
+def make(name: str) -> LanguageModel:
+    torch.manual_seed(3)
+    model = LanguageModel(ENCODERS[name](), VOCABULARY).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def prompts(*lengths: int) -> Ragged:
+    generator = torch.Generator().manual_seed(0)
+    return Ragged.from_list([torch.randint(1, VOCABULARY, (length,), generator=generator) for length in lengths])
+
+
+@mark.parametrize("name", ENCODERS)
+def test_a_prompt_and_steps_equal_the_whole(name: str) -> None:
+    model, whole = make(name), prompts(6, 6, 6)
+    expected, _ = model(whole)
+    first = Ragged.from_list([tokens[:n] for tokens, n in zip(whole.to_list(), (2, 4, 3), strict=True)])
+    hidden, state = model(first)
+    rows = [list(part) for part in hidden.to_list()]
+    for t in range(2):
+        tokens = torch.stack([tokens[n + t] for tokens, n in zip(whole.to_list(), (2, 4, 3), strict=True)])
+        hidden_BD, state = model.step(tokens, state)
+        for row, new in zip(rows, hidden_BD, strict=True):
+            row.append(new)
+    for row, full in zip(rows, expected.to_list(), strict=True):
+        assert torch.allclose(torch.stack(row), full[: len(row)], atol=1e-12)
+
+
+@mark.parametrize("name", ENCODERS)
+def test_states_select_and_join(name: str) -> None:
+    model, batch = make(name), prompts(3, 1, 5)
+    _, state = model(batch)
+    chosen = State.cat([state.select(torch.tensor([2, 0])), state.select(torch.tensor([1, 1]))])
+    tokens = torch.tensor([1, 2, 3, 4])
+    hidden, _ = model.step(tokens, chosen)
+    for row, i in enumerate((2, 0, 1, 1)):
+        alone = Ragged.from_list([torch.cat([batch.to_list()[i], tokens[row : row + 1]])])
+        assert torch.allclose(hidden[row], model(alone)[0].values[-1], atol=1e-12)
+
+
+@mark.parametrize("temperature", [0.0, 3.0])
+@mark.parametrize("name", ENCODERS)
+def test_what_is_written_does_not_depend_on_company(name: str, temperature: float) -> None:
+    model, batch = make(name), prompts(3, 1, 5, 2)
+    together = generate(model, batch, end=0, max_tokens=40, temperature=temperature, seeds=[5, 6, 7, 8])
+    assert len({len(tokens) for tokens in together}) > 1 or temperature == 0  # some ended before others
+    assert all(0 not in tokens for tokens in together)
+    first = generate(model, batch.select([0]), end=0, max_tokens=40, temperature=temperature, seeds=[5])
+    assert first[0].tolist() == together[0].tolist()
+    if temperature == 0:
+        for i, tokens in enumerate(together):
+            written = list(batch.to_list()[i])
+            for _ in range(40):  # the obvious loop: read everything again for every token
+                scores = model.head(model(Ragged.from_list([torch.stack(written)]))[0].values[-1:])
+                if int(scores.argmax()) == 0:
+                    break
+                written.append(scores.argmax())
+            assert torch.stack(written).tolist() == batch.to_list()[i].tolist() + tokens.tolist()
+
+
+def test_generation_leaves_the_model_and_the_global_generator_as_they_were() -> None:
+    model = make("lstm").train()
+    before = torch.get_rng_state()
+    generate(model, prompts(2, 3), end=0, max_tokens=4, temperature=1.0, seeds=[1, 2])
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert generate(model, prompts(2), end=0, max_tokens=0)[0].tolist() == []
+    with pytest.raises(ValueError, match="at least one token"):
+        generate(model, prompts(2, 0), end=0, max_tokens=1)
+    with pytest.raises(ValueError, match="negative"):
+        generate(model, prompts(2), end=0, max_tokens=1, temperature=-1)
+    with pytest.raises(ValueError, match="one seed for each of the 2"):
+        generate(model, prompts(2, 2), end=0, max_tokens=1, temperature=1)
+
+
+def test_sampling_follows_the_softmax() -> None:
+    scores = torch.tensor([0.5, -1.0, 2.0, float("-inf")]).expand(20_000, 4)
+    draws = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(sample(scores, draws), minlength=4) / 20_000
+    assert torch.allclose(shares, scores[0].softmax(0), atol=0.01)
+    assert shares[3] == 0
+
+
+def test_a_language_model_must_be_causal() -> None:
+    with pytest.raises(ValueError, match="bidirectional=false"):
+        LanguageModel(RecurrentEncoder(VOCABULARY, GRUCell, width=4, bidirectional=True), VOCABULARY)
+
+
+def batch_of(*lengths: int) -> Batch:
+    tokens = prompts(*lengths)
+    count = len(lengths)
+    return Batch(tokens, tokens.map(lambda x: x.flip(0)), torch.arange(count), torch.full((count,), 7))
+
+
+@mark.parametrize("name", ENCODERS)
+def test_terms_are_sums_with_counts_known_before(name: str) -> None:
+    model = make(name)
+    task, batch = LanguageModeling(model, lossless=True), batch_of(3, 1, 5)
+    output = task.step(batch)
+    assert {name: term.count for name, term in output.terms.items()} == task.counts(batch)
+    assert task.counts(batch) == {"loss": 9, "bits_per_byte": 21}
+    parts = [task.step(part) for part in batch.split(5)]
+    assert len(parts) == 2
+    for term in ("loss", "bits_per_byte"):
+        whole, split = output.terms[term].sum, sum(part.terms[term].sum for part in parts)
+        assert float(whole) == pytest.approx(float(split), rel=1e-12)
+    assert output.terms["bits_per_byte"].weight == 0
+    metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0})
+    assert metrics == {"loss": math.log(2), "bits_per_byte": 1.0, "ppl": pytest.approx(2.0)}
+    assert "bits_per_byte" not in LanguageModeling(model, lossless=False).counts(batch)

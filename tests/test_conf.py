@@ -1,0 +1,88 @@
+"""conf/ and the signatures it names tell the same: every knob is listed, and its value is the signature's default."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from seqlab.configuration import check, conf_folder
+from seqlab.instantiate import instantiate, mistakes
+
+CONF = conf_folder()
+PRIMARY = {"train", "evaluate", "predict", "check"}
+SHARED = {"verb"}
+FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
+GROUP_FILES = [path for path in FILES if len(path.parts) > 1]
+
+# What is found out at run time, and passed when a part of this group is built.
+FACTS = {"model": {"vocabulary"}, "task": {"vocabulary", "lossless"}, "optimizer": {"model"}}
+
+
+def nodes(tree: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, and where it stands."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield key, tree
+        for name, value in tree.items():
+            yield from nodes(value, f"{key}.{name}")
+    elif isinstance(tree, list):
+        for i, item in enumerate(tree):
+            yield from nodes(item, f"{key}.{i}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    content = OmegaConf.to_container(OmegaConf.load(CONF / path), resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+NODES = [(key, path.parts[0], node) for path in FILES for key, node in nodes(read(path), str(path))]
+
+
+def test_no_file_is_overlooked() -> None:
+    assert {path.stem for path in FILES if len(path.parts) == 1} == PRIMARY | SHARED
+    groups = {"data", "tokenizer", "model", "task", "optimizer", "schedule", "debug"}
+    assert {path.parts[0] for path in GROUP_FILES} == groups
+    assert len(NODES) >= len([path for path in GROUP_FILES if path.parts[0] != "debug"])
+
+
+@pytest.mark.parametrize(("key", "group", "node"), NODES, ids=[key for key, *_ in NODES])
+def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, group: str, node: dict[str, Any]) -> None:
+    target = instantiate({"_target_": node["_target_"], "_partial_": True}, key).func
+    parameters = inspect.signature(target).parameters
+    if parameters:
+        assert get_type_hints(target.__init__ if isinstance(target, type) else target)  # else no type would be checked
+    required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    # What a partial node requires is passed by whoever calls it.
+    knobs = parameters.keys() - FACTS.get(group, set()) - (required if node.get("_partial_") else set())
+    assert node.keys() - {"_target_", "_partial_"} == knobs
+    for name in knobs:
+        default = parameters[name].default
+        if default is not inspect.Parameter.empty:
+            assert node[name] == (list(default) if isinstance(default, tuple) else default), name
+            assert type(node[name]) is type(default) or isinstance(default, tuple), name
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=str)
+def test_every_choice_composes_and_fits(path: Path) -> None:
+    group = path.parent.as_posix()
+    composed = check([f"{group}={path.stem}"], "train", None, sweep=False, complete=False)
+    with open_dict(composed):
+        del composed["hydra"]
+    tree = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(tree, dict)
+    if group in tree:
+        assert mistakes(tree[group], group, facts=FACTS.get(group, ())) == []
+
+
+@pytest.mark.parametrize("name", sorted(PRIMARY))
+def test_every_primary_configuration_composes(name: str) -> None:
+    composed = check([], name, None, sweep=False, complete=False)
+    assert composed.hydra.output_subdir is None
+    assert composed.hydra.run.dir == "."
+    assert composed.hydra.help.header.startswith(f"seqlab.{name}: ")

@@ -1,0 +1,125 @@
+"""What is declared, pinned and shipped; the wheel, in an environment of its own, finds its configuration."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from seqlab.configuration import conf_folder
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
+DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+PINS = {
+    canonicalize_name(pin.name): pin
+    for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for pin in [Requirement(line)]
+}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    imported = {
+        name.split(".")[0]
+        for path in (REPOSITORY / "seqlab").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    foreign = imported - sys.stdlib_module_names - {"seqlab"}
+    came_with_hydra = {"omegaconf", "yaml"}  # in the version that Hydra asks for
+    assert foreign - came_with_hydra == {requirement.name.replace("hydra-core", "hydra") for requirement in DECLARED}
+
+
+def test_every_pin_is_exact_and_fits_what_is_declared() -> None:
+    for pin in PINS.values():
+        (specifier,) = pin.specifier
+        assert specifier.operator == "=="
+    for requirement in DECLARED + DEVELOPMENT:
+        (specifier,) = PINS[canonicalize_name(requirement.name)].specifier
+        assert requirement.specifier.contains(specifier.version), requirement
+
+
+def test_every_package_that_would_be_installed_is_pinned() -> None:
+    todo, seen = [*DECLARED, *DEVELOPMENT], set()
+    while todo:
+        requirement = todo.pop()
+        name, extras = canonicalize_name(requirement.name), requirement.extras or {""}
+        exact = any(
+            specifier.operator == "==" for specifier in requirement.specifier
+        )  # as torch pins its GPU libraries
+        assert name in PINS or exact, requirement
+        if name not in seen and not exact:
+            seen.add(name)
+            needs = map(Requirement, distribution(requirement.name).requires or [])
+            todo += [
+                need for need in needs if not need.marker or any(need.marker.evaluate({"extra": e}) for e in extras)
+            ]
+    assert len(seen) > 50
+
+
+def test_a_checkout_finds_its_own_configuration() -> None:
+    assert conf_folder() == REPOSITORY / "conf"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel; of ours it sees what was installed into it, but not the checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY)]
+    subprocess.run(build, check=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=False, symlinks=True)
+    python = folder / "env" / "bin" / "python"
+    site = sysconfig.get_path("purelib", vars={"base": str(folder / "env")})
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
+    return python.parent
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_is_complete(installed: Path, tmp_path: Path) -> None:
+    code = "import seqlab.configuration as c, seqlab; print(seqlab.__file__); print(c.conf_folder())"
+    package, conf = map(Path, run(tmp_path, installed / "python", "-c", code).split())
+    assert package.is_relative_to(installed.parent)
+    assert conf == package.parent / "conf"
+    assert {p.relative_to(conf) for p in conf.rglob("*.yaml")} == {
+        p.relative_to(REPOSITORY / "conf") for p in (REPOSITORY / "conf").rglob("*.yaml")
+    }
+    shipped = {p.relative_to(package.parent) for p in package.parent.rglob("*.py")}
+    assert shipped == {p.relative_to(REPOSITORY / "seqlab") for p in (REPOSITORY / "seqlab").rglob("*.py")}
+    assert (package.parent / "py.typed").exists()
+    assert list(package.parent.parent.glob("seqlab-*.dist-info/licenses/LICENSE"))
+    assert not list(package.parent.parent.glob("conf"))
+
+
+@pytest.mark.parametrize("command", [["python", "-m", "seqlab.train"], ["seqlab-train"]], ids=" ".join)
+def test_the_installed_verb_runs_from_any_folder(installed: Path, tmp_path: Path, command: list[str]) -> None:
+    program = [str(installed / command[0]), *command[1:]]
+    assert run(tmp_path, *program, "--help").startswith("seqlab.train: ")
+    assert "seed: 3\n" in run(tmp_path, *program, "--cfg", "job", "seed=3")
+    assert list(tmp_path.iterdir()) == []

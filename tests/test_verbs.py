@@ -1,0 +1,313 @@
+"""The whole path, as people type it: train, resume, evaluate, predict, check, sweep; and what bad input gets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from pytest import CaptureFixture, MonkeyPatch, mark
+
+from seqlab import check, evaluate, predict, train
+from seqlab.training.metrics_log import read_points
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CORPUS = REPOSITORY / "tests" / "corpus"
+TINY = [
+    "data=text",
+    f"data.path={CORPUS / 'train.txt'}",
+    f"data.validation={CORPUS / 'validation.txt'}",
+    f"data.test={CORPUS / 'test.txt'}",
+    "tokenizer.vocab_size=400",
+    "model.width=16",
+    "batch.tokens=512",
+    "schedule.warmup_steps=2",
+    "trainer.max_epochs=null",
+    "trainer.max_steps=6",
+    "trainer.eval_every=3",
+    "trainer.save_every=2",
+    "trainer.log_every=2",
+]
+VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check}
+Outcome = tuple[int, str, str]
+
+
+@pytest.fixture
+def verb(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Types a command in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(name: str, *words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"seqlab.{name}", *words])
+        code = 0
+        try:
+            VERBS[name].main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> None:
+    code, out, err = verb("train", *TINY, "output_dir=run")
+    assert code == 0, err
+    run = Path("run")
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml", "run.json", "metrics.jsonl", "summary.json", "checkpoints", "bundle",
+    }  # fmt: skip
+    assert list(run.glob("events.out.tfevents.*"))
+    assert {path.name for path in (run / "bundle").iterdir()} == {
+        "model.json", "model.safetensors", "tokenizer.json", "README.md",
+    }  # fmt: skip
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["status"] == "success"
+    assert facts["versions"]["python"] == sys.version.split()[0]
+    assert {"command", "seed", "git", "host", "tokenizer", "data", "plan", "parameters", "format_version"} <= set(facts)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 6
+    assert summary["useful_flops_utilization"] is None
+    assert {"loss", "ppl", "bits_per_byte"} == set(summary["test"]) == set(summary["validation_best"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 6
+    points = read_points(run / "metrics.jsonl")
+    assert [(point["step"], point["split"]) for point in points if point["split"] != "train"] == [
+        (3, "validation"), (6, "validation"), (6, "test"),
+    ]  # fmt: skip
+    assert "tensorboard --logdir run" in out
+    assert f"{summary['test']['loss']:.4f}" in out
+    assert "padding avoided" in err
+    assert not Path("outputs").exists()
+    assert sorted(path.name for path in Path().iterdir()) == ["cache", "run"]
+
+    code, _, err = verb("train", *TINY, "output_dir=run")
+    assert code == 2
+    assert "resume=run" in err
+    assert "output_dir" in err
+
+
+def test_evaluate_repeats_the_figures_of_training(verb: Callable[..., Outcome]) -> None:
+    verb("train", *TINY, "output_dir=run")
+    summary = json.loads(Path("run/summary.json").read_text())
+    for split, key in (("test", "test"), ("validation", "validation_best")):
+        code, out, err = verb("evaluate", "run=run", f"split={split}")
+        assert code == 0, err
+        metrics = json.loads(out)
+        assert metrics == json.loads(Path(f"run/evaluation-{split}.json").read_text())
+        for name, value in summary[key].items():
+            assert metrics[name] == pytest.approx(value, rel=1e-5)
+    other = ["data=text", f"data.path={CORPUS / 'train.txt'}", f"data.test={CORPUS / 'test.txt'}"]
+    code, out, err = verb("evaluate", "run=run/bundle", *other)
+    assert code == 0, err
+    assert json.loads(out)["loss"] == pytest.approx(summary["test"]["loss"], rel=1e-5)
+
+    code, _, err = verb("evaluate", "run=run/bundle")
+    assert code == 2
+    assert "data=" in err
+    code, _, err = verb("evaluate", "run=run", "split=tset")
+    assert code == 2
+    assert "did you mean test" in err
+    code, _, err = verb("evaluate", "run=nowhere")
+    assert code == 2
+    assert "nowhere" in err
+
+
+def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkeypatch: MonkeyPatch) -> None:
+    verb("train", *TINY, "output_dir=run")
+    items = [{"text": "the old lamp", "id": 7}, {"text": ""}, {"text": "Zoë ëë 日本"}]
+    Path("in.jsonl").write_text("\n".join(json.dumps(item) for item in items) + "\n\n")
+    sampled = ["run=run", "input=in.jsonl", "temperature=0.9", "max_tokens=7"]
+    code, out, err = verb("predict", *sampled, "seed=3")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [{k: v for k, v in line.items() if k != "continuation"} for line in lines] == items
+    assert all(isinstance(line["continuation"], str) for line in lines)
+    assert verb("predict", *sampled, "seed=3")[1] == out
+    assert verb("predict", *sampled, "seed=4")[1] != out
+    assert verb("predict", *sampled, "seed=3", "output=out.jsonl")[1] == ""
+    assert Path("out.jsonl").read_text() == out
+
+    Path("one.jsonl").write_text(json.dumps(items[0]))  # alone, it is continued as in company
+    alone = verb("predict", "run=run/bundle", "input=one.jsonl", "temperature=0.9", "max_tokens=7", "seed=3")[1]
+    assert json.loads(alone) == lines[0]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(items[0]).encode())))
+    assert verb("predict", "run=run", "input=-", "temperature=0.9", "max_tokens=7", "seed=3")[1] == alone
+
+
+@mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"text": "a"}\n{"txt": "b"}\n', "line 2"),
+        (b'{"text": 3}\n', "line 1"),
+        (b"{broken\n", "line 1: not JSON"),
+        (b'{"text": "a\xff"}\n', "line 1: not JSON"),
+        (b"\n \n", "no line"),
+        (b'{"text": "\\ud800"}\n', "not valid Unicode"),
+    ],
+)
+def test_predict_refuses_bad_lines_and_writes_nothing(
+    verb: Callable[..., Outcome], content: bytes, words: str
+) -> None:
+    verb("train", *TINY, "output_dir=run")
+    Path("in.jsonl").write_bytes(content)
+    code, out, err = verb("predict", "run=run", "input=in.jsonl", "output=out.jsonl")
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not Path("out.jsonl").exists()
+
+
+def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) -> None:
+    own = [*TINY, "model.cell._target_=my_module.MyCell", "output_dir=run"]
+    assert verb("train", *own)[0] == 0
+    described = json.loads(Path("run/bundle/model.json").read_text())
+    assert described["task"]["model"]["encoder"]["cell"]["part"] == "my_module:MyCell"
+    code, _, err = verb("evaluate", "run=run")
+    assert code == 2
+    assert "trust=my_module" in err
+    code, _, err = verb("evaluate", "run=run", "trust=my_module")
+    assert code == 0, err
+    weights = Path("run/bundle/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    code, _, err = verb("evaluate", "run=run", "trust=my_module")
+    assert code == 2
+    assert "model.safetensors" in err
+
+
+@mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
+def test_check_passes_for_every_model(verb: Callable[..., Outcome], model: str) -> None:
+    code, out, err = verb("check", *TINY, f"model={model}", "model.layers=2", "model.dropout=0.5")
+    assert code == 0, err
+    assert out.count("same") == 4
+
+
+def test_check_finds_a_cell_that_looks_at_its_neighbours(verb: Callable[..., Outcome]) -> None:
+    Path("nosy.py").write_text(
+        "import torch\n"
+        "class Nosy(torch.nn.Module):\n"
+        "    def __init__(self, input_size, hidden_size):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(input_size, hidden_size)\n"
+        "    def initial_state(self, batch):\n"
+        "        return [self.linear.weight.new_zeros(batch, 1)]\n"
+        "    def forward(self, x, state):\n"
+        "        return self.linear(x - x.mean(0)), state\n"
+    )
+    code, out, err = verb("check", *TINY, "model.cell._target_=nosy.Nosy")
+    assert code == 8
+    assert "one at a time" in err
+    assert "DIFFERENT" in out
+
+
+def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome]) -> None:
+    words = [word for word in TINY if not word.startswith(("trainer", "model", "batch", "schedule"))]
+    code, _, err = verb("train", *words, "debug=overfit", "batch.tokens=128", "model.width=64", "output_dir=run")
+    assert code == 0, err
+    assert json.loads(Path("run/summary.json").read_text())["validation_best"]["loss"] < 0.2
+
+
+def without_timings(path: Path) -> list[dict[str, float]]:
+    timed = {"tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
+    return [{k: v for k, v in point.items() if k not in timed} for point in read_points(path / "metrics.jsonl")]
+
+
+@mark.parametrize("model", ["lstm", "transformer"])
+def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
+    verb: Callable[..., Outcome], model: str
+) -> None:
+    words = [*TINY, f"model={model}", "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1"]
+    assert verb("train", *words, "output_dir=whole")[0] == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seqlab.train", *words, "name=killed"], env=environment, stdout=-3, stderr=-3
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(Path("runs").glob("killed/*/checkpoints/step-00000001*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (run,) = Path("runs/killed").iterdir()
+    if json.loads((run / "run.json").read_text())["status"] != "running":
+        pytest.fail("the run ended before it could be killed")
+    code, _, err = verb("train", *words, "name=killed", "resume=auto")
+    assert code == 0, err
+    assert without_timings(run) == without_timings(Path("whole"))
+    for name in ("model", "optimizer", "rng"):
+        ours, theirs = (folder / f"checkpoints/last/{name}.safetensors" for folder in (run, Path("whole")))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_resume_says_what_differs(verb: Callable[..., Outcome]) -> None:
+    Path("runs/text-lstm").mkdir(parents=True)
+    assert verb("train", *TINY, "output_dir=runs/text-lstm/1")[0] == 0
+    facts = json.loads(Path("runs/text-lstm/1/run.json").read_text())
+    Path("runs/text-lstm/1/run.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    code, _, err = verb("train", *TINY, "model.layers=2", "resume=auto")
+    assert code == 2
+    assert "model.layers: 1 there, 2 now" in err
+    code, _, err = verb("train", "model.width=32", "resume=runs/text-lstm/1")
+    assert code == 2
+    assert "model.width: 16 there, 32 now" in err
+    code, _, err = verb("train", "resume=runs/text-lstm/1")  # nothing needs to be typed again
+    assert code == 0, err
+    code, _, err = verb("train", "resume=runs/nothing")
+    assert code == 2
+    assert "runs/nothing" in err
+
+
+def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[..., Outcome]) -> None:
+    code, out, err = verb("train", *TINY, "-m", "name=sweep", "model=gru,transformer", "model.width=16,15")
+    assert code == 2  # the Transformer's 4 heads cannot share 15 features
+    (root,) = Path("runs/sweep").iterdir()
+    status = {path.name: json.loads((path / "run.json").read_text())["status"] for path in sorted(root.iterdir())}
+    assert status == {"0": "success", "1": "success", "2": "success", "3": "failed"}
+    assert "must be a multiple" in (root / "3" / "error.txt").read_text()
+    assert "job 3" in err
+
+
+@mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.path=missing.txt"], "data.path=missing.txt"),
+        (["data.path=empty.txt"], "empty.txt is empty"),
+        (["data.path=latin.txt"], "latin.txt, line 2: not UTF-8"),
+        (["data.path=few.txt", "data.validation=null"], "data.validation"),
+        (["batch.tokens=20", "batch.over_long=error"], "tokens, the limit is 20"),
+        (["trainer.max_step=3"], "did you mean trainer.max_steps"),
+        (["model=lsmt"], "did you mean lstm"),
+        (["modle=lstm"], "did you mean model"),
+        (["model.width=wide"], "model.width: expected int, got 'wide'"),
+        (["trainer.max_steps=3", "trainer.max_steps=4"], "contradictory"),
+        (["batch.max_length=1000", "schedule.warmup_steps=9"], "schedule.warmup_steps=9 would never end"),
+        (["batch.max_length=1000", "schedule.warmup_steps=9"], "batch.max_length=1000 cannot fit"),
+        (["trainer.max_steps=null"], "trainer.max_epochs"),
+        (["trainer.micro_tokens=20"], "trainer.micro_tokens"),
+        (["output_dir=/proc/nothing"], "/proc/nothing"),
+        (["output_dir=latin.txt"], "latin.txt"),
+        (["model.bidirectional=true"], "model.bidirectional=false"),
+        (["device=cuda:99"], "device=cuda:99"),
+    ],
+)
+def test_bad_input_gets_one_message_and_leaves_no_half_run(
+    verb: Callable[..., Outcome], words: list[str], message: str
+) -> None:
+    Path("empty.txt").write_text("\n")
+    Path("latin.txt").write_bytes(b"fine\ncaf\xe9\n")
+    Path("few.txt").write_text("one\n")
+    given = {word.partition("=")[0] for word in words}
+    code, _, err = verb("train", *(word for word in TINY if word.partition("=")[0] not in given), *words)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(Path().glob("**/bundle"))

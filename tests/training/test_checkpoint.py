@@ -1,0 +1,310 @@
+"""Saved and restored bit for bit; damage is found; what was there survives a save that fails or is killed."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_training import ToyBatches, ToyModel, ToyTask
+
+from seqlab.errors import CheckpointError, InputError
+from seqlab.training import durable
+from seqlab.training.averages import Averages
+from seqlab.training.checkpoint import FILES, Checkpoint, Checkpoints, distinct_tensors
+from seqlab.training.objective import backward
+from seqlab.training.optim import adamw
+from seqlab.training.state import State
+
+Parts = tuple[ToyModel, torch.optim.Optimizer, State]
+
+
+def trained(steps: int = 2) -> Parts:
+    torch.manual_seed(steps)
+    model = ToyModel()
+    optimizer = adamw(model)
+    state = State(step=steps, epoch=1, best=0.1 + 0.2, best_step=steps, metrics={"loss": 1 / 3})
+    for batch in list(ToyBatches().batches(0))[:2]:
+        optimizer.zero_grad()
+        backward(ToyTask(model), batch, None, state.terms)
+        optimizer.step()
+    return model, optimizer, state
+
+
+once_trained = cache(trained)
+
+
+def save(checkpoints: Checkpoints, step: int, best_step: int) -> Path:
+    model, optimizer, _ = once_trained()
+    return checkpoints.save(model, optimizer, State(step=step, best=1.0, best_step=best_step))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("step-*"))
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return bool(a == b)
+
+
+def test_everything_is_restored_bit_for_bit(tmp_path: Path) -> None:
+    model, optimizer, state = trained()
+    Checkpoints(tmp_path).save(model, optimizer, state)
+    draws = torch.rand(5)
+
+    other = ToyModel()
+    other_optimizer = adamw(other, lr=0.5)
+    checkpoint = Checkpoints(tmp_path).load_latest()
+    assert checkpoint is not None
+    restored = checkpoint.restore(other, other_optimizer)
+    assert torch.equal(torch.rand(5), draws)
+    assert equal(model.state_dict(), other.state_dict())
+    assert equal(optimizer.state_dict()["state"], other_optimizer.state_dict()["state"])
+    assert optimizer.state_dict()["state"][0]["step"].item() == 2
+    assert restored.to_json() == state.to_json()
+    assert other.out.weight is other.embedding.weight
+    assert other_optimizer.param_groups[0]["lr"] == 0.5  # hyper-parameters are the configuration's
+
+
+def test_optimizers_with_scalars_and_without_state(tmp_path: Path) -> None:
+    for make in (torch.optim.Rprop, torch.optim.ASGD, torch.optim.SGD):
+        model = ToyModel()
+        optimizer: torch.optim.Optimizer = make(model.parameters(), lr=0.1)
+        backward(ToyTask(model), next(ToyBatches().batches(0)), None, Averages())
+        optimizer.step()
+        state = State(step=1)
+        checkpoint = Checkpoint.read(Checkpoints(tmp_path / make.__name__).save(model, optimizer, state))
+        other = ToyModel()
+        other_optimizer: torch.optim.Optimizer = make(other.parameters(), lr=0.1)
+        checkpoint.restore(other, other_optimizer)
+        assert equal(optimizer.state_dict()["state"], other_optimizer.state_dict()["state"])
+
+
+def test_tied_weights_are_stored_once_and_nothing_is_pickled(tmp_path: Path) -> None:
+    model, optimizer, state = trained()
+    folder = Checkpoints(tmp_path).save(model, optimizer, state)
+    assert names(folder) == sorted([*FILES, "manifest.json"])
+    stored = Checkpoint.read(folder).model
+    assert set(stored) == {"embedding.weight", "mix.weight", "mix.bias", "out.bias"} == set(distinct_tensors(model))
+    for path in folder.iterdir():
+        head = path.read_bytes()[:9]
+        assert head[:1] == b"{" or head[8:9] == b"{", "neither JSON nor safetensors"
+
+
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+def test_every_damage_is_found(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, optimizer, state = trained()
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, 1)
+    file = checkpoints.save(model, optimizer, state) / name
+    content = file.read_bytes()
+    randomly = random.Random(name)
+    places = [0, len(content) - 1, *(randomly.randrange(len(content)) for _ in range(30))]
+    flipped = [content[:i] + bytes([content[i] ^ (1 << randomly.randrange(8))]) + content[i + 1 :] for i in places]
+    cut = [content[: randomly.randrange(len(content))] for _ in range(8)]
+    for damaged in [*flipped, *cut, b"", content + b" "]:
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=name):
+            Checkpoint.read(file.parent)
+    file.unlink()
+    caplog.clear()
+    found = checkpoints.load_latest()
+    assert found is not None
+    assert found.state.step == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert name in caplog.text
+    assert "No such file" in caplog.text
+    file.write_bytes(content)
+    again = checkpoints.load_latest()
+    assert again is not None
+    assert again.state.step == 2
+
+
+def test_none_and_none_valid(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.load_latest() is None
+    for step in (1, 2):
+        (save(checkpoints, step, 1) / "state.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointError, match=r"(?s)no valid checkpoint.*step-000000002.*step-000000001"):
+        checkpoints.load_latest()
+
+
+def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, best_step, kept in [(3, 3, [3]), (6, 3, [3, 6]), (9, 3, [3, 6, 9]), (12, 12, [9, 12]), (15, 12, [12, 15])]:
+        save(checkpoints, step, best_step)
+        assert steps_in(tmp_path) == kept
+        assert os.readlink(tmp_path / "last") == f"step-{step:09d}"
+        assert os.readlink(tmp_path / "best") == f"step-{best_step:09d}"
+    assert checkpoints.load_best().state.step == 12
+    assert names(tmp_path) == ["best", "last", "step-000000012", "step-000000015"]
+    with pytest.raises(InputError, match=r"trainer\.keep=0"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_without_an_evaluation_there_is_no_best(tmp_path: Path) -> None:
+    model, optimizer, _ = trained(1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(model, optimizer, State(step=4))
+    assert names(tmp_path) == ["last", "step-000000004"]
+    with pytest.raises(CheckpointError, match="best"):
+        checkpoints.load_best()
+
+
+def test_going_on_from_before_a_damaged_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 5, 5)
+    (save(checkpoints, 10, 5) / "state.json").unlink()
+    assert checkpoints.load_latest() is not None
+    save(checkpoints, 7, 5)
+    assert steps_in(tmp_path) == [5, 7]
+    save(checkpoints, 10, 5)
+    found = checkpoints.load_latest()
+    assert found is not None
+    assert found.state.step == 10
+
+
+def test_another_model_is_refused_with_the_differences(tmp_path: Path) -> None:
+    model, optimizer, state = trained()
+    checkpoint = Checkpoint.read(Checkpoints(tmp_path).save(model, optimizer, state))
+    wider = ToyModel(width=8)
+    before = wider.mix.bias.detach().clone()
+    with pytest.raises(InputError, match=r"mix\.bias: saved float32\[6\], now float32\[8\]"):
+        checkpoint.restore(wider, adamw(wider))
+    assert torch.equal(wider.mix.bias, before)
+    with pytest.raises(InputError, match=r"now float64\[6, 6\]"):
+        checkpoint.restore_model(ToyModel().double())
+    frozen = ToyModel()
+    frozen.mix.requires_grad_(False)
+    with pytest.raises(InputError, match=r"does not train mix\.bias, mix\.weight"):
+        checkpoint.restore(frozen, adamw(frozen))
+
+
+def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(Checkpoints(tmp_path), 1, 1)
+    monkeypatch.setattr("seqlab.training.checkpoint.FORMAT_VERSION", 2)
+    with pytest.raises(CheckpointError, match="format is 1, this seqlab reads 2"):
+        Checkpoint.read(folder)
+
+
+# ------------------------------------------------------------------------------- interrupted at every file operation
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def operations() -> Iterator[tuple[Any, str]]:
+    """Where the functions live that change files."""
+    yield from ((os, "fsync"), (os, "replace"), (shutil, "rmtree"), (builtins, "open"))
+    yield from ((Path, name) for name in ("rename", "mkdir", "symlink_to", "unlink"))
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]) -> None:
+    """The file operation number `at` raises instead of being done; all later ones too, if the process is to be dead."""
+    done = 0
+    for owner, name in operations():
+
+        def counted(*arguments: Any, _original: Any = getattr(owner, name), **keywords: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == at or (done > at and error is Killed):
+                raise error(28, "No space left on device") if error is OSError else error()
+            return _original(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.mark.parametrize("error", [Killed, OSError])
+def test_a_save_cut_short_anywhere_leaves_whole_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    total = at = 1
+    while at <= total:
+        folder = tmp_path / str(at)
+        checkpoints = Checkpoints(folder, keep=1)
+        save(checkpoints, 1, 1)
+        save(checkpoints, 2, 1)
+        with monkeypatch.context() as patch:
+            interrupt(patch, at, error)
+            try:
+                save(checkpoints, 3, 3)
+            except (Killed, OSError):
+                total = max(total, at + 1)
+        visible = steps_in(folder)
+        assert visible, f"operation {at}"
+        for step in visible:
+            Checkpoint.read(folder / f"step-{step:09d}")
+        found = Checkpoints(folder, keep=1).load_latest()
+        assert found is not None
+        assert found.state.step in (2, 3)
+        assert Checkpoints(folder).load_best().state.step == (1 if found.state.step == 2 else 3)
+        save(Checkpoints(folder, keep=1), 4, 4)
+        assert names(folder) == ["best", "last", "step-000000004"], f"operation {at}"
+        at += 1
+    assert total > 20
+
+
+def test_the_same_step_again_is_never_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at in range(1, 40):
+        folder = tmp_path / str(at)
+        save(Checkpoints(folder), 1, 1)
+        with monkeypatch.context() as patch:
+            interrupt(patch, at, Killed)
+            try:
+                save(Checkpoints(folder), 1, 1)
+                finished = True
+            except Killed:
+                finished = False
+        found = Checkpoints(folder).load_latest()
+        assert found is not None, f"operation {at}"
+        if finished:
+            break
+    assert at > 15
+
+
+def test_files_reach_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    rename = Path.rename
+
+    def recording_fsync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def recording_rename(self: Path, target: Path) -> Path:
+        order.append(f"rename to {target.name}")
+        return rename(self, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc to tell which file a descriptor is")
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(Path, "rename", recording_rename)
+    save(Checkpoints(tmp_path), 1, 1)
+    renamed = order.index("rename to step-000000001")
+    assert order[:renamed] == [*FILES, "manifest.json", ".saving-step-000000001"]
+    assert order[renamed + 1] == tmp_path.name
+
+
+def test_durable_files(tmp_path: Path) -> None:
+    durable.replace_file(tmp_path / "a.json", json.dumps([1]).encode())
+    durable.replace_file(tmp_path / "a.json", b"2")
+    durable.replace_link(tmp_path / "link", "a.json")
+    durable.replace_link(tmp_path / "link", "b.json")
+    assert names(tmp_path) == ["a.json", "link"]
+    assert (tmp_path / "a.json").read_bytes() == b"2"
+    assert os.readlink(tmp_path / "link") == "b.json"

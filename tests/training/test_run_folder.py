@@ -1,0 +1,133 @@
+"""Who may write to a folder, and what it says afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from seqlab.errors import FolderInUseError, InputError, StoppedError
+from seqlab.training.run_folder import RunFolder, status_of
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, time
+from seqlab.training.run_folder import RunFolder
+run = RunFolder.create(sys.argv[1], "", {})
+assert "torch" not in sys.modules, "slow to refuse"
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def facts(path: Path) -> dict[str, object]:
+    return dict(json.loads((path / "run.json").read_text()))
+
+
+def test_a_run_from_start_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a"
+    with RunFolder.create(path, "seed: 1\n", {"seed": 1}) as run:
+        assert facts(path)["status"] == "running"
+        assert facts(path)["ended"] is None
+        run.record(parameters=12)
+        run.write_summary({"steps": 3})
+        assert run.config == "seed: 1\n"
+        assert run.checkpoints == path / "checkpoints"
+    stored = facts(path)
+    assert (stored["seed"], stored["parameters"], stored["status"], stored["format_version"]) == (1, 12, "success", 1)
+    assert str(stored["ended"]) >= str(stored["started"])
+    assert json.loads((path / "summary.json").read_text()) == {"steps": 3}
+    assert sorted(p.name for p in path.iterdir()) == [".lock", "config.yaml", "run.json", "summary.json"]
+
+
+def test_failed_interrupted_and_continued(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder.create(tmp_path, "", {}):
+        _ = 1 / 0
+    assert facts(tmp_path)["status"] == "failed"
+    assert "ZeroDivisionError: division by zero" in (tmp_path / "error.txt").read_text()
+    with pytest.raises(StoppedError), RunFolder.reopen(tmp_path):
+        assert not (tmp_path / "error.txt").exists()
+        assert facts(tmp_path)["status"] == "running"
+        raise StoppedError("stopped", 15)
+    assert facts(tmp_path)["status"] == "interrupted"
+    with RunFolder.reopen(tmp_path):
+        pass
+    assert facts(tmp_path)["status"] == "success"
+    assert len(facts(tmp_path)["resumed"]) == 2  # type: ignore[arg-type]
+    assert [status_of(e) for e in (None, KeyboardInterrupt(), ValueError())] == ["success", "interrupted", "failed"]
+
+
+def test_folders_that_hold_something(tmp_path: Path) -> None:
+    done, unfinished, foreign = tmp_path / "done", tmp_path / "unfinished", tmp_path / "foreign"
+    with RunFolder.create(done, "", {}):
+        pass
+    with pytest.raises(StoppedError), RunFolder.create(unfinished, "", {}):
+        raise StoppedError("", 15)
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("all of it")
+    for path, says in ((done, "a finished run"), (unfinished, "has not finished"), (foreign, "thesis.tex")):
+        with pytest.raises(InputError, match=says) as caught:
+            RunFolder.create(path, "", {})
+        assert str(path) in str(caught.value)
+        assert ("resume=" in str(caught.value)) is (path != foreign)
+        assert "output_dir" in str(caught.value)
+    assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+    for missing in (foreign, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="no run there"):
+            RunFolder.reopen(missing)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_run_json_of_another_time(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, "", {}) as run:
+        run.record(format_version=99)
+    with pytest.raises(InputError, match="format 99"):
+        RunFolder.reopen(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        RunFolder.reopen(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["file/run", "/proc/seqlab", "/sys/seqlab"])
+def test_unwritable(tmp_path: Path, path: str) -> None:
+    if path.startswith("/") and not Path(path).parent.exists():
+        pytest.skip("no such file system here")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        RunFolder.create(tmp_path / path, "", {})
+    assert str(tmp_path / path) in str(caught.value)
+    with pytest.raises(InputError, match="cannot be written"):
+        RunFolder.unique(tmp_path / path)
+
+
+def test_a_living_process_keeps_others_out_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        for start in (lambda: RunFolder.create(tmp_path, "", {}), lambda: RunFolder.reopen(tmp_path)):
+            with pytest.raises(FolderInUseError, match=f"process {holder.pid} on ") as caught:
+                start()
+            assert caught.value.exit_code == 4
+        holder.kill()
+    assert facts(tmp_path)["status"] == "running"
+    with RunFolder.reopen(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
+
+
+def test_starts_in_the_same_second_do_not_meet(tmp_path: Path) -> None:
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(RunFolder.unique(tmp_path / "12-00"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name for path in found} == {"12-00", *(f"12-00-{i}" for i in range(2, 21))}
+    with RunFolder.create(found[0], "", {}):
+        pass
