@@ -1,6 +1,6 @@
 """The bundle: the folder a trained model travels in. Written by training, read by serving.
 
-    model.json         architecture and task: built-in parts by name, the user's code as module:Class; digests of the rest
+    model.json         architecture and task: built-in parts by name, the user's as module:Class; digests of the rest
     model.safetensors  the weights, each storage once
     tokenizer.json
     README.md          for whoever finds the folder
@@ -151,7 +151,7 @@ def build(specification: Mapping[str, Any], facts: Mapping[str, Any], trust: Col
     Raises:
         InputError: the specification is wrong; one line for each mistake.
     """
-    return instantiate(specification, "task", trust=trust, **facts)  # type: ignore[no-any-return]
+    return instantiate(specification, "task", trust=trust, **facts)
 
 
 def _named(node: Any) -> Any:

@@ -28,7 +28,9 @@ def job(command: Command) -> None:
     elif asked["data"] is not None:
         config = {"batch": {}, "loader": {}, "seed": 0}
     else:
-        raise InputError(f"run={run} is a bundle and does not know its data: add data=..., such as data=text data.path=FILE")
+        raise InputError(
+            f"run={run} is a bundle and does not know its data: add data=..., such as data=text data.path=FILE"
+        )
     if asked["data"] is not None:
         config["data"] = asked["data"]
     config["batch"] = {**config["batch"], "first_batches": None}

@@ -152,6 +152,18 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     torch.manual_seed(config["seed"])
     facts = {"vocabulary": len(corpus.tokenizer), "lossless": corpus.tokenizer.lossless}
     task = bundle.build(config["task"], facts, trust)
+    longest = max(int(loader.examples.lengths.max()) for loader in loaders.values())
+    found = []
+    for name, limit in (
+        ("model.positions.max_length", task.model.encoder.max_length),
+        ("trainer.micro_tokens", config["trainer"]["micro_tokens"]),
+    ):
+        if limit is not None and longest > limit:
+            found.append(
+                f"{name}={limit} is less than the longest sequence, {longest} tokens: raise it, or lower batch.max_length"
+            )
+    if found:
+        raise InputError("\n".join(found))
     task.model.to(device)
     return Experiment(corpus, loaders, task, config["task"], facts, device)
 
@@ -183,7 +195,7 @@ def build_trainer(config: Config, experiment: Experiment, folder: RunFolder, log
     def publish() -> None:
         bundle.save(folder.path / "bundle", experiment.specification, experiment.facts, experiment.bundle)
 
-    return instantiate(  # type: ignore[no-any-return]
+    return instantiate(
         config["trainer"],
         "trainer",
         target=Trainer,

@@ -24,8 +24,7 @@ def job(command: Command) -> None:
 
     asked = command.config
     items = read_items(asked["input"])
-    trust = command.trust | ({asked["trust"]} if asked["trust"] else set())
-    loaded = bundle.load(asked["run"], trust)
+    loaded = bundle.load(asked["run"], command.trust | ({asked["trust"]} if asked["trust"] else set()))
     loaded.task.model.to(choose_device(asked["device"]))
     settings = {name: asked[name] for name in ("max_tokens", "temperature", "seed")}
     try:
@@ -59,9 +58,13 @@ def read_items(source: str) -> list[dict[str, Any]]:
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f'input={source}, line {number}: not JSON ({error}); expected {{"text": "..."}}') from error
+            raise InputError(
+                f'input={source}, line {number}: not JSON ({error}); expected {{"text": "..."}}'
+            ) from error
         if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise InputError(f'input={source}, line {number}: expected an object with a "text", such as {{"text": "..."}}')
+            raise InputError(
+                f'input={source}, line {number}: expected an object with a "text", such as {{"text": "..."}}'
+            )
         items.append(item)
     if not items:
         raise InputError(f'input={source} holds no line; expected one {{"text": "..."}} per line')

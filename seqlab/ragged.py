@@ -29,10 +29,10 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """Neighbouring sequences of equal length: rows `start : start + count * length` are a dense [N, L, ...] block."""
+    """Neighbouring sequences of equal length: rows start : start + sequences * length are [N, L, ...]."""
 
     start: int
-    count: int
+    sequences: int
     length: int
 
 
@@ -41,7 +41,7 @@ class JointRun(NamedTuple):
 
     start_a: int
     start_b: int
-    count: int
+    sequences: int
     length_a: int
     length_b: int
 
@@ -185,7 +185,7 @@ class Ragged:
 
     @classmethod
     def from_padded(cls, padded: Tensor, lengths: Tensor | Sequence[int]) -> Ragged:
-        """From [B, S, ...] with sequence i in `padded[i, :lengths[i]]`. For interchange: no model computes on padding."""
+        """From [B, S, ...] with sequence i in padded[i, :lengths[i]]. For interchange: no model computes on padding."""
         layout = Layout(torch.as_tensor(lengths))
         if padded.dim() < 2 or padded.shape[0] != len(layout) or padded.shape[1] < layout.longest:
             raise ValueError(f"padded of shape {tuple(padded.shape)} cannot hold {layout}")
@@ -276,7 +276,7 @@ def positions_of(lengths: Tensor) -> Tensor:
 
 
 def joint_runs_of(a: Tensor, b: Tensor) -> list[tuple[int, int, int, int, int]]:
-    """(start_a, start_b, count, length_a, length_b) for neighbours whose two lengths repeat; none where length_a is 0."""
+    """(start_a, start_b, sequences, length_a, length_b): neighbours whose lengths repeat; none where length_a is 0."""
     runs: list[tuple[int, int, int, int, int]] = []
     if a.shape[0] == 0:
         return runs

@@ -15,11 +15,15 @@ from seqlab.serving.predictor import Predictor
 def describe(parts: Experiment) -> str:
     """What is about to be trained on what, in two lines."""
     splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
-    rows = ", ".join(f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens" for split, report in splits.items())
+    rows = ", ".join(
+        f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens" for split, report in splits.items()
+    )
     cut = sum(report["over_long_rows"] for report in splits.values())
-    policy = f"; {cut} over-long rows: {parts.loaders['train'].examples.over_long}" if cut else ""
+    policy = f"; {cut:,} of them too long (over_long={parts.loaders['train'].examples.over_long})" if cut else ""
     parameters = parts.identity()["parameters"]
-    return f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.facts['vocabulary']:,} tokens, {parts.device}"
+    return (
+        f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.facts['vocabulary']:,} tokens, {parts.device}"
+    )
 
 
 def sample(parts: Experiment) -> str:

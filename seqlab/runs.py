@@ -117,7 +117,9 @@ def _newest_unfinished(config: Mapping[str, Any], candidates: list[Path]) -> Pat
         different = _differences(stored_config(path), config)
         if not different:
             return path
-        differing = differing or _told(f"resume=auto: the newest unfinished run, {path}, was configured otherwise", different)
+        differing = differing or _told(
+            f"resume=auto: the newest unfinished run, {path}, was configured otherwise", different
+        )
     if differing:
         raise InputError(f"{differing}\nrepeat its overrides, or drop resume=auto to begin a new run")
     return None

@@ -21,7 +21,7 @@ def job(command: Command) -> None:
         runs.require_same(folder.facts, parts.identity(), folder.path)
         folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
         print(results.describe(parts), flush=True)
-        with RunLog(folder.path, config, folder.config, parts.loaders["train"].examples.lengths) as log:
+        with RunLog(folder.path, config, folder.config, parts.loaders["train"].examples.lengths.tolist()) as log:
             trainer = experiment.build_trainer(config, parts, folder, log)
             if continues:
                 trainer.resume()

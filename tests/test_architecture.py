@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"training", "command_line"},
 }
 MAY_IMPORT["experiment"] = set(MAY_IMPORT)
+MAY_IMPORT["results"] = {"experiment", "serving"}
 MAY_IMPORT |= {verb: {*MAY_IMPORT} - VERBS for verb in VERBS}
 KNOW_HYDRA = {"configuration", "command_line", "experiment", *VERBS}
 

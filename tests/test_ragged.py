@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -50,16 +51,16 @@ def test_joint_runs_cover_every_row_once_and_are_as_long_as_can_be(lengths: list
     others = data.draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
     a, b = Layout(torch.tensor(lengths, dtype=torch.int64)), Layout(torch.tensor(others, dtype=torch.int64))
     runs = a.joint_runs(b)
-    rows_a = [row for run in runs for row in range(run.start_a, run.start_a + run.count * run.length_a)]
+    rows_a = [row for run in runs for row in range(run.start_a, run.start_a + run.sequences * run.length_a)]
     assert rows_a == list(range(a.total))
-    covered = {row for run in runs for row in range(run.start_b, run.start_b + run.count * run.length_b)}
+    covered = {row for run in runs for row in range(run.start_b, run.start_b + run.sequences * run.length_b)}
     assert covered == {j for j, i in enumerate(b.segments.tolist()) if lengths[i] > 0}
-    for left, right in zip(runs, runs[1:], strict=False):
-        neighbours = left.start_b + left.count * left.length_b == right.start_b
-        empty_between = left.start_a + left.count * left.length_a != right.start_a
+    for left, right in pairwise(runs):
+        neighbours = left.start_b + left.sequences * left.length_b == right.start_b
+        empty_between = left.start_a + left.sequences * left.length_a != right.start_a
         same = (left.length_a, left.length_b) == (right.length_a, right.length_b)
         assert not (same and neighbours and not empty_between) or 0 in lengths
-    assert [run.count * run.length for run in a.runs] == [run.count * run.length_a for run in a.joint_runs(a)]
+    assert [run.sequences * run.length for run in a.runs] == [run.sequences * run.length_a for run in a.joint_runs(a)]
 
 
 def test_runs_of_the_docstring() -> None:

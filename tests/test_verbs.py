@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pytest import CaptureFixture, MonkeyPatch, mark
 
 from seqlab import check, evaluate, predict, train
 from seqlab.training.metrics_log import read_points
@@ -36,12 +35,20 @@ TINY = [
     "trainer.save_every=2",
     "trainer.log_every=2",
 ]
+
+
+def tiny(*words: str) -> list[str]:
+    """TINY with some settings replaced or added: to type a setting twice is a mistake."""
+    given = {word.partition("=")[0] for word in words}
+    return [*(word for word in TINY if word.partition("=")[0] not in given), *words]
+
+
 VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check}
 Outcome = tuple[int, str, str]
 
 
 @pytest.fixture
-def verb(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> Callable[..., Outcome]:
+def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Types a command in an empty folder: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
@@ -122,7 +129,7 @@ def test_evaluate_repeats_the_figures_of_training(verb: Callable[..., Outcome]) 
     assert "nowhere" in err
 
 
-def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkeypatch: MonkeyPatch) -> None:
+def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     verb("train", *TINY, "output_dir=run")
     items = [{"text": "the old lamp", "id": 7}, {"text": ""}, {"text": "Zoë ëë 日本"}]
     Path("in.jsonl").write_text("\n".join(json.dumps(item) for item in items) + "\n\n")
@@ -144,7 +151,7 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
     assert verb("predict", "run=run", "input=-", "temperature=0.9", "max_tokens=7", "seed=3")[1] == alone
 
 
-@mark.parametrize(
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b'{"text": "a"}\n{"txt": "b"}\n', "line 2"),
@@ -155,9 +162,7 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
         (b'{"text": "\\ud800"}\n', "not valid Unicode"),
     ],
 )
-def test_predict_refuses_bad_lines_and_writes_nothing(
-    verb: Callable[..., Outcome], content: bytes, words: str
-) -> None:
+def test_predict_refuses_bad_lines_and_writes_nothing(verb: Callable[..., Outcome], content: bytes, words: str) -> None:
     verb("train", *TINY, "output_dir=run")
     Path("in.jsonl").write_bytes(content)
     code, out, err = verb("predict", "run=run", "input=in.jsonl", "output=out.jsonl")
@@ -185,7 +190,7 @@ def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) ->
     assert "model.safetensors" in err
 
 
-@mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
 def test_check_passes_for_every_model(verb: Callable[..., Outcome], model: str) -> None:
     code, out, err = verb("check", *TINY, f"model={model}", "model.layers=2", "model.dropout=0.5")
     assert code == 0, err
@@ -222,11 +227,11 @@ def without_timings(path: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in point.items() if k not in timed} for point in read_points(path / "metrics.jsonl")]
 
 
-@mark.parametrize("model", ["lstm", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
     verb: Callable[..., Outcome], model: str
 ) -> None:
-    words = [*TINY, f"model={model}", "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1"]
+    words = tiny(f"model={model}", "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1")
     assert verb("train", *words, "output_dir=whole")[0] == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
@@ -267,7 +272,7 @@ def test_resume_says_what_differs(verb: Callable[..., Outcome]) -> None:
 
 
 def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[..., Outcome]) -> None:
-    code, out, err = verb("train", *TINY, "-m", "name=sweep", "model=gru,transformer", "model.width=16,15")
+    code, _, err = verb("train", "-m", *tiny("name=sweep", "model=gru,transformer", "model.width=16,15"))
     assert code == 2  # the Transformer's 4 heads cannot share 15 features
     (root,) = Path("runs/sweep").iterdir()
     status = {path.name: json.loads((path / "run.json").read_text())["status"] for path in sorted(root.iterdir())}
@@ -276,7 +281,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
     assert "job 3" in err
 
 
-@mark.parametrize(
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["data.path=missing.txt"], "data.path=missing.txt"),
@@ -305,8 +310,7 @@ def test_bad_input_gets_one_message_and_leaves_no_half_run(
     Path("empty.txt").write_text("\n")
     Path("latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     Path("few.txt").write_text("one\n")
-    given = {word.partition("=")[0] for word in words}
-    code, _, err = verb("train", *(word for word in TINY if word.partition("=")[0] not in given), *words)
+    code, _, err = verb("train", *tiny(*words))
     assert code == 2, err
     assert message in err
     assert "Traceback" not in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ class Batch:
     """Ragged inputs and targets with what accounting needs to know of each example.
 
     tokens   Ragged [T] int64, what the model reads
-    targets  Ragged [T'] int64, what it should answer; shifted inside each sequence where the task predicts the next token
+    targets  Ragged [T'] int64, what it should answer; for the next token, shifted inside each sequence
     ids      [B] int64, the example's number in its split, on the CPU
     bytes    [B] int64, UTF-8 bytes of the original text that the targets stand for, on the CPU
     """
@@ -53,7 +54,7 @@ class Batch:
                 used = 0
             used += length
         bounds.append(len(self))
-        return [self.select(torch.arange(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [self.select(torch.arange(a, b)) for a, b in pairwise(bounds)]
 
     def to(self, device: torch.device | str) -> Batch:
         """The tokens and targets on another device."""

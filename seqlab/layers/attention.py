@@ -58,9 +58,7 @@ class _AttendRuns(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
-def attend(
-    q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor, key_lengths: Tensor, causal: bool
-) -> Tensor:
+def attend(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor, key_lengths: Tensor, causal: bool) -> Tensor:
     """Scaled dot-product attention inside each sequence (Vaswani et al. 2017, section 3.2.1).
 
     Queries [T, H, K] with `lengths` [B] read keys and values [T', H, K] with `key_lengths` [B]; a causal query reads
@@ -122,7 +120,9 @@ class SelfAttention(SequenceLayer):
         if state is not None:
             key_lengths = state[2] + lengths
             segments = torch.cat([segments_of(state[2]), segments_of(lengths)])
-            joined = torch.argsort(segments, stable=True).to(values.device)  # each sequence: old keys, then its new ones
+            joined = torch.argsort(segments, stable=True).to(
+                values.device
+            )  # each sequence: old keys, then its new ones
             k = torch.cat([state[0], k])[joined]
             v = torch.cat([state[1], v])[joined]
         out = attend(q, k, v, lengths, key_lengths, self.causal)

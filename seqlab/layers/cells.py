@@ -93,9 +93,7 @@ class LSTMCell(_GatedCell):
         return h_BH, [h_BH, c_BH]
 
     @torch.jit.unused
-    def unroll(
-        self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
-    ) -> tuple[Tensor, list[Tensor]]:
+    def unroll(self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         return unroll_lstm(x_TG, self.weight_hh, lengths, state, reverse)
 
 
@@ -120,7 +118,5 @@ class GRUCell(_GatedCell):
         return h_BH, [h_BH]
 
     @torch.jit.unused
-    def unroll(
-        self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
-    ) -> tuple[Tensor, list[Tensor]]:
+    def unroll(self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         return unroll_gru(x_TG, self.weight_hh, self.bias_hh, lengths, state, reverse)

@@ -23,7 +23,7 @@ class Embedding(nn.Module):
 
     @torch.jit.export
     def core(self, tokens: Tensor, lengths: Tensor | None, starts: Tensor | None = None) -> Tensor:
-        """[T] with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: the first token's position."""
+        """[T] with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: first positions."""
         x = nn.functional.embedding(tokens, self.weight)
         if lengths is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)

@@ -21,9 +21,7 @@ class SequenceLayer(nn.Module):
         """[T, D] to [T, D'], every sequence from its beginning."""
         return x.with_values(self.core(x.values, x.lengths, None)[0])
 
-    def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def core(self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         raise NotImplementedError
 
     @torch.jit.unused

@@ -9,7 +9,7 @@ from seqlab.ragged import Ragged, segments_of
 
 
 class Pooling(nn.Module):
-    """From Ragged [T, D] to [B, D]; `core` is the same on plain tensors: [T, D] with lengths [B], or [N, L, D] with None."""
+    """From Ragged [T, D] to [B, D]; `core` takes [T, D] with lengths [B], or [N, L, D] with None."""
 
     @torch.jit.unused
     def forward(self, x: Ragged) -> Tensor:

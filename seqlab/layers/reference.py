@@ -32,9 +32,7 @@ def lstm_step(cell: LSTMCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
 
     def gate(k: int, squash: Callable[[Tensor], Tensor]) -> Tensor:
         rows = slice(k * size, (k + 1) * size)
-        return squash(
-            cell.weight_ih[rows] @ x_D + cell.bias_ih[rows] + cell.weight_hh[rows] @ h + cell.bias_hh[rows]
-        )
+        return squash(cell.weight_ih[rows] @ x_D + cell.bias_ih[rows] + cell.weight_hh[rows] @ h + cell.bias_hh[rows])
 
     i, f, g, o = gate(0, torch.sigmoid), gate(1, torch.sigmoid), gate(2, torch.tanh), gate(3, torch.sigmoid)
     c = f * c + i * g
@@ -58,16 +56,16 @@ def step(cell: nn.Module, x_D: Tensor, state: list[Tensor]) -> tuple[Tensor, lis
     """One token; a cell of the user's own has no equation here, and is its own reference for a batch of one."""
     for kind, equation in ((TanhCell, tanh_step), (LSTMCell, lstm_step), (GRUCell, gru_step)):
         if isinstance(cell, kind):
-            after = equation(cell, x_D, [s[0] for s in state])  # type: ignore[operator]
+            after = equation(cell, x_D, [s[0] for s in state])
             return after[0], [s[None] for s in after]
     x_1D = x_D[None]
-    output_1H, state = cell(cell.project(x_1D) if hasattr(cell, "project") else x_1D, state)  # type: ignore[operator]
+    output_1H, state = cell(cell.project(x_1D) if hasattr(cell, "project") else x_1D, state)
     return output_1H[0], state
 
 
 def recurrence(layer: Recurrence, x_LD: Tensor) -> list[Tensor]:
     """The outputs of one direction, in the order of the tokens."""
-    state = layer.cell.initial_state(1)  # type: ignore[operator]
+    state = layer.cell.initial_state(1)
     outputs = []
     for x_D in x_LD.flip(0) if layer.reverse else x_LD:
         output, state = step(layer.cell, x_D, state)
@@ -117,7 +115,7 @@ def self_attention(layer: SelfAttention, x_LD: Tensor) -> Tensor:
             weights = torch.softmax(k[:seen, h] @ q[i, h] / math.sqrt(head_width), 0)
             heads.append(weights @ v[:seen, h])
         rows.append(torch.cat(heads))
-    return layer.out(torch.stack(rows))  # type: ignore[no-any-return]
+    return layer.out(torch.stack(rows))
 
 
 def transformer_block(block: TransformerBlock, x_LD: Tensor) -> Tensor:
@@ -131,7 +129,7 @@ def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
     for block in stack.blocks:
         assert isinstance(block, TransformerBlock)
         x_LD = transformer_block(block, x_LD)
-    return stack.norm(x_LD)  # type: ignore[no-any-return]
+    return stack.norm(x_LD)
 
 
 def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
@@ -151,4 +149,4 @@ def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
 
 def stack(layer: nn.Module, x_LD: Tensor) -> Tensor:
     """Whichever of the two stacks it is."""
-    return recurrent_stack(layer, x_LD) if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)  # type: ignore[arg-type]
+    return recurrent_stack(layer, x_LD) if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)

@@ -52,7 +52,7 @@ class TransformerBlock(SequenceLayer):
 
 
 class TransformerStack(SequenceLayer):
-    """Blocks one after the other, and a norm at the end. The state holds [keys, values] of every block, then lengths."""
+    """Blocks one after the other, then a norm. The state holds [keys, values] of every block, and last the lengths."""
 
     def __init__(
         self,

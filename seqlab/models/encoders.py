@@ -28,8 +28,13 @@ class Encoder(nn.Module):
     output_size: int
     causal: bool
 
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence whose positions are known; None: any."""
+        return getattr(self.embedding.positions, "max_length", None)
+
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
-        """Tokens [T] to hidden [T, D], and the state after each sequence; `state` continues where another call ended."""
+        """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
         past = None if state is None else state.tensors + ([] if state.lengths is None else [state.lengths])
         x_TD = self.embedding.core(tokens.values, tokens.lengths, None if state is None else state.lengths)
         hidden_TD, after = self.stack.core(x_TD, tokens.lengths, past)

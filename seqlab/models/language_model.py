@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state to continue from."""
-        return self.encoder(tokens, state)  # type: ignore[no-any-return]
+        return self.encoder(tokens, state)
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         """The next token of every sequence, [B] to hidden [B, D]."""

@@ -7,14 +7,15 @@ the whole global batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One summand of the objective, or, with weight 0, a figure that is only logged.
 
     sum     scalar tensor, summed over the batch

@@ -26,8 +26,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from seqlab.errors import CheckpointError, InputError
 from seqlab.durable import replace_link, sync_folder, write_file
+from seqlab.errors import CheckpointError, InputError
 from seqlab.training.state import State
 
 FORMAT_VERSION = 1
@@ -108,7 +108,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path | str, keep: int = 2) -> None:
         if keep < 1:
-            raise InputError(f"trainer.keep={keep}: at least 1 checkpoint must be kept")
+            raise InputError(f"checkpoints.keep={keep}: at least 1 checkpoint must be kept")
         self.folder = Path(folder)
         self.keep = keep
 
@@ -247,7 +247,7 @@ def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sta
             else:
                 scalars.setdefault(names[i], {})[entry] = value
     rng = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         rng |= {f"cuda:{i}": random_state for i, random_state in enumerate(torch.cuda.get_rng_state_all())}
     stored = {"format_version": FORMAT_VERSION, "state": state.to_json(), "optimizer": scalars}
     content = {

@@ -47,7 +47,7 @@ def backward(task: Task, batch: Batch, micro_tokens: int | None, averages: Avera
         terms = [(term, counts[name]) for name, term in output.terms.items() if term.count and term.weight]
         if terms:
             loss = torch.stack([term.weight * term.sum / count for term, count in terms]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             objective = objective + loss.detach()
         averages.add_terms(output)
         counted.update({name: term.count for name, term in output.terms.items()})

@@ -17,13 +17,14 @@ import logging
 import os
 import socket
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seqlab.errors import FolderInUseError, InputError, StoppedError
 from seqlab.durable import replace_file
+from seqlab.errors import FolderInUseError, InputError, StoppedError
 
 FORMAT_VERSION = 1
 
@@ -45,17 +46,15 @@ class RunFolder:
     def unique(cls, path: Path | str) -> Path:
         """Makes an empty folder `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
         path = Path(path)
-        number, candidate = 1, path
-        while True:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                candidate.mkdir()
-                return candidate
-            except FileExistsError:
-                number += 1
-                candidate = path.with_name(f"{path.name}-{number}")
-            except OSError as error:
-                raise _unwritable(path, error) from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for candidate in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000))):
+                with suppress(FileExistsError):
+                    candidate.mkdir()
+                    return candidate
+            raise OSError("there are 10000 runs of this name")
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     @classmethod
     def create(cls, path: Path | str, config: str, facts: dict[str, Any]) -> RunFolder:

@@ -59,7 +59,7 @@ class State:
         self.figures.add("padding_fraction", cells - layout.total, cells)
 
     def judge(self, metrics: dict[str, float], monitor: str) -> bool:
-        """Takes note of an evaluation at this step; True where it is the best so far. Not a number is never the best."""
+        """Takes note of an evaluation at this step; True where it is the best so far, which nan never is."""
         self.evaluated, self.metrics = self.step, metrics
         value = metrics[monitor]
         improved = math.isfinite(value) and (self.best is None or value < self.best)

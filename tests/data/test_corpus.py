@@ -22,7 +22,7 @@ from seqlab.text.tokenizer_training import BytePairs, Bytes, TokenizerTrainer, W
 
 TEXTS = {
     "train": [f"{'né ' * (i % 7)}the row {i}" for i in range(40)] + [""],
-    "validation": ["only one"],
+    "validation": ["only only"],
     "test": ["a b c", "日本", "x" * 50],
 }
 

@@ -136,8 +136,9 @@ def test_a_failing_read_says_which_batch(workers: int, make_table: MakeTable) ->
         next(batches)
 
 
-def test_a_killed_worker_is_noticed_at_once(make_table: MakeTable) -> None:
-    loader = Loader(Examples(make_table([5000] * 200, on_disk=True)), 50_000, seed=1, workers=2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_noticed_at_once(workers: int, make_table: MakeTable) -> None:
+    loader = Loader(Examples(make_table([5000] * 200, on_disk=True)), 50_000, seed=1, workers=workers)
     batches = loader.batches(0)
     next(batches)
     os.kill(active_children()[0].pid or 0, signal.SIGKILL)

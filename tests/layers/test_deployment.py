@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from my_module import MyCell
-from pytest import mark, warns
+import pytest
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -21,12 +21,12 @@ OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
 
 
 def scripted(module: nn.Module) -> torch.jit.ScriptModule:
-    with warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
         return torch.jit.script(module)
 
 
-@mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell])
-@mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell])
+@pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_recurrent_stack_scripts(cell: type[nn.Module], bidirectional: bool) -> None:
     stack = RecurrentStack(6, 4, cell, layers=2, bidirectional=bidirectional, residual=True)
     script = scripted(stack)
@@ -38,8 +38,8 @@ def test_a_recurrent_stack_scripts(cell: type[nn.Module], bidirectional: bool) -
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
 
 
-@mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
-@mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
+@pytest.mark.parametrize("causal", [False, True])
 def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool) -> None:
     stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4))
     script = scripted(stack)
@@ -53,7 +53,7 @@ def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool) ->
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
 
 
-@mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
+@pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
 def test_an_embedding_scripts(scheme: type[NoPositions]) -> None:
     layer = Embedding(9, 8, scheme(8, 4))
     script = scripted(layer)
@@ -63,7 +63,7 @@ def test_an_embedding_scripts(scheme: type[NoPositions]) -> None:
         assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
 
 
-@mark.parametrize("pooling", [MeanPooling, MaxPooling, LastPooling])
+@pytest.mark.parametrize("pooling", [MeanPooling, MaxPooling, LastPooling])
 def test_pooling_scripts(pooling: type[nn.Module]) -> None:
     script = scripted(pooling())
     for lengths in OTHER_LENGTHS:
@@ -87,7 +87,7 @@ class Equal(nn.Module):
         return self.layer.equal(x_NLD)
 
 
-@mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
 def test_a_transformer_exports_with_dynamic_count_and_length(causal: bool) -> None:
     stack = TransformerStack(8, 2, 2, 16, causal, RotaryPositions(8, 4)).eval()
     dynamic = ({0: Dim("sequences", min=1), 1: Dim("length", min=1)},)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from my_module import MyCell
-from pytest import mark
+import pytest
 from torch import Tensor, nn
 
 from seqlab.layers import reference
@@ -86,8 +86,8 @@ def differences(name: str, lengths: list[int], dtype: torch.dtype) -> tuple[floa
     )
 
 
-@mark.parametrize("path", ["fast", "plain"])
-@mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("name", STACKS)
 @given(lengths=LENGTHS)
 @example(lengths=[])
 @example(lengths=[0, 0])
@@ -97,7 +97,7 @@ def test_batched_equals_one_at_a_time(name: str, path: str, lengths: list[int]) 
         assert max(differences(name, lengths, torch.float64)) < 1e-11
 
 
-@mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", STACKS)
 def test_float32_stays_within_rounding(name: str) -> None:
     outputs, inputs, parameters = differences(name, [1, 7, 7, 3, 0, 30], torch.float32)
     assert outputs < 1e-5
@@ -105,7 +105,7 @@ def test_float32_stays_within_rounding(name: str) -> None:
     assert parameters < 1e-3  # sums over 48 tokens, with weights far larger than those of a fresh model
 
 
-@mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", STACKS)
 def test_the_order_of_sequences_changes_nothing(name: str) -> None:
     stack = make(name, torch.float64)
     sequences = [torch.randn(length, WIDTH, dtype=torch.float64) for length in (5, 0, 2, 9, 2, 1)]
@@ -115,7 +115,7 @@ def test_the_order_of_sequences_changes_nothing(name: str) -> None:
     assert (straight - shuffled).abs().max() < 1e-12
 
 
-@mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", STACKS)
 def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
     stack = make(name, torch.float64)
     x_NLD = torch.randn(3, 5, WIDTH, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
     assert (stack.equal(x_NLD).flatten(0, 1) - ragged.values).abs().max() < 1e-12
 
 
-@mark.parametrize("name", ["lstm", "gru", "own cell", "transformer, causal"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "own cell", "transformer, causal"])
 def test_the_plain_path_differentiates_twice(name: str) -> None:
     stack = make(name, torch.float64)
     layout = Layout([2, 3])
@@ -136,8 +136,8 @@ def test_the_plain_path_differentiates_twice(name: str) -> None:
     assert torch.autograd.gradgradcheck(summed, (x,), fast_mode=True, atol=1e-4)
 
 
-@mark.parametrize("cell", [LSTMCell, GRUCell])
-@mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
+@pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_of_the_fast_cells_are_those_of_finite_differences(cell: type[nn.Module], reverse: bool) -> None:
     torch.manual_seed(0)
     one = cell(2, 3).double()

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import mark
 
 from seqlab.layers import reference
 from seqlab.layers.attention import SelfAttention
@@ -20,7 +19,7 @@ from seqlab.ragged import Layout, Ragged
 LENGTHS = st.lists(st.integers(0, 6), max_size=6)
 
 
-@mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
+@pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
 @given(lengths=LENGTHS)
 def test_positions_restart_in_every_sequence(scheme: type[Positions], lengths: list[int]) -> None:
     torch.manual_seed(0)
@@ -50,7 +49,7 @@ def test_learned_positions_say_when_a_sequence_is_too_long() -> None:
         layer.core(torch.zeros(4, dtype=torch.int64), torch.tensor([4]))
 
 
-@mark.parametrize("scheme", [NoPositions, RotaryPositions])
+@pytest.mark.parametrize("scheme", [NoPositions, RotaryPositions])
 @given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=6))
 def test_a_transformer_continues_from_its_state(scheme: type[Positions], pairs: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
@@ -75,7 +74,7 @@ def test_heads_must_divide_the_width() -> None:
         SinusoidalPositions(5, 5)
 
 
-@mark.parametrize(
+@pytest.mark.parametrize(
     ("pooling", "one"),
     [(MeanPooling, lambda x: x.mean(0)), (MaxPooling, lambda x: x.amax(0)), (LastPooling, lambda x: x[-1])],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from my_module import MyCell
-from pytest import mark
+import pytest
 from torch import nn
 
 from seqlab.layers.backend import backend
@@ -14,7 +14,7 @@ from seqlab.layers.rnn import RecurrentStack
 CELLS = [LSTMCell, GRUCell, TanhCell, MyCell]
 
 
-@mark.parametrize(("cell", "module"), [(LSTMCell, nn.LSTM), (GRUCell, nn.GRU), (TanhCell, nn.RNN)])
+@pytest.mark.parametrize(("cell", "module"), [(LSTMCell, nn.LSTM), (GRUCell, nn.GRU), (TanhCell, nn.RNN)])
 def test_torch_nn_weights_give_torch_nn_outputs(cell: type[nn.Module], module: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
     theirs = module(5, 4, num_layers=2, bidirectional=True)
@@ -32,8 +32,8 @@ def test_torch_nn_weights_give_torch_nn_outputs(cell: type[nn.Module], module: t
     assert (values - expected).abs().max() < 1e-6
 
 
-@mark.parametrize("path", ["fast", "plain"])
-@mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_carried_state_continues_where_it_ended(cell: type[nn.Module], path: str) -> None:
     torch.manual_seed(0)
     stack = RecurrentStack(3, 4, cell, layers=2).double()
@@ -51,7 +51,7 @@ def test_a_carried_state_continues_where_it_ended(cell: type[nn.Module], path: s
     assert all(torch.equal(a[3], b[3]) for a, b in zip(end, untouched, strict=True))  # nothing read, nothing changed
 
 
-@mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS)
 def test_steps_equal_the_whole(cell: type[nn.Module]) -> None:
     torch.manual_seed(0)
     stack = RecurrentStack(4, 4, cell, layers=3, residual=True).double()
@@ -74,7 +74,7 @@ def test_dropout_works_between_layers_and_only_while_training() -> None:
     assert torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
 
 
-@mark.parametrize("cell", [LSTMCell, GRUCell])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
 def test_bf16_autocast_keeps_the_state_in_float32(cell: type[nn.Module]) -> None:
     torch.manual_seed(0)
     stack = RecurrentStack(8, 8, cell)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pytest import mark
+import pytest
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,7 +22,7 @@ ROWS, PAIRS = int(LENGTHS.sum()), int((LENGTHS**2).sum())
 
 
 class RowCounter(TorchDispatchMode):
-    """Rows of the left factor of every matrix product, per shape of the right one; query-key pairs of every attention."""
+    """Left rows of every matrix product, per shape of the right factor; query-key pairs of every attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def padded(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(blocks), torch.full_like(LENGTHS, 9)
 
 
-@mark.parametrize("cell", [LSTMCell, GRUCell])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
 def test_recurrences_see_every_token_once_per_layer_and_direction(cell: type[nn.Module]) -> None:
     gates = {LSTMCell: 4, GRUCell: 3}[cell]
     stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from my_module import MyCell
-from pytest import mark
 from torch import nn
 
 from seqlab.data.batch import Batch
@@ -43,7 +42,7 @@ def prompts(*lengths: int) -> Ragged:
     return Ragged.from_list([torch.randint(1, VOCABULARY, (length,), generator=generator) for length in lengths])
 
 
-@mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_prompt_and_steps_equal_the_whole(name: str) -> None:
     model, whole = make(name), prompts(6, 6, 6)
     expected, _ = model(whole)
@@ -59,7 +58,7 @@ def test_a_prompt_and_steps_equal_the_whole(name: str) -> None:
         assert torch.allclose(torch.stack(row), full[: len(row)], atol=1e-12)
 
 
-@mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_states_select_and_join(name: str) -> None:
     model, batch = make(name), prompts(3, 1, 5)
     _, state = model(batch)
@@ -71,8 +70,8 @@ def test_states_select_and_join(name: str) -> None:
         assert torch.allclose(hidden[row], model(alone)[0].values[-1], atol=1e-12)
 
 
-@mark.parametrize("temperature", [0.0, 3.0])
-@mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+@pytest.mark.parametrize("name", ENCODERS)
 def test_what_is_written_does_not_depend_on_company(name: str, temperature: float) -> None:
     model, batch = make(name), prompts(3, 1, 5, 2)
     together = generate(model, batch, end=0, max_tokens=40, temperature=temperature, seeds=[5, 6, 7, 8])
@@ -125,7 +124,7 @@ def batch_of(*lengths: int) -> Batch:
     return Batch(tokens, tokens.map(lambda x: x.flip(0)), torch.arange(count), torch.full((count,), 7))
 
 
-@mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     model = make(name)
     task, batch = LanguageModeling(model, lossless=True), batch_of(3, 1, 5)
@@ -135,8 +134,8 @@ def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     parts = [task.step(part) for part in batch.split(5)]
     assert len(parts) == 2
     for term in ("loss", "bits_per_byte"):
-        whole, split = output.terms[term].sum, sum(part.terms[term].sum for part in parts)
-        assert float(whole) == pytest.approx(float(split), rel=1e-12)
+        whole, split = output.terms[term].sum.item(), sum(part.terms[term].sum.item() for part in parts)
+        assert whole == pytest.approx(split, rel=1e-12)
     assert output.terms["bits_per_byte"].weight == 0
     metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0})
     assert metrics == {"loss": math.log(2), "bits_per_byte": 1.0, "ppl": pytest.approx(2.0)}

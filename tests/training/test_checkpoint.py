@@ -7,7 +7,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import pytest
 import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
+from seqlab import durable
 from seqlab.errors import CheckpointError, InputError
-from seqlab.training import durable
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward
@@ -147,14 +147,15 @@ def test_none_and_none_valid(tmp_path: Path) -> None:
 
 def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step, best_step, kept in [(3, 3, [3]), (6, 3, [3, 6]), (9, 3, [3, 6, 9]), (12, 12, [9, 12]), (15, 12, [12, 15])]:
+    saves = [(3, 3, [3]), (6, 3, [3, 6]), (9, 3, [3, 6, 9]), (12, 12, [9, 12]), (15, 12, [12, 15])]
+    for step, best_step, kept in saves:
         save(checkpoints, step, best_step)
         assert steps_in(tmp_path) == kept
         assert os.readlink(tmp_path / "last") == f"step-{step:09d}"
         assert os.readlink(tmp_path / "best") == f"step-{best_step:09d}"
     assert checkpoints.load_best().state.step == 12
     assert names(tmp_path) == ["best", "last", "step-000000012", "step-000000015"]
-    with pytest.raises(InputError, match=r"trainer\.keep=0"):
+    with pytest.raises(InputError, match=r"checkpoints\.keep=0"):
         Checkpoints(tmp_path, keep=0)
 
 
@@ -203,7 +204,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Checkpoint.read(folder)
 
 
-# ------------------------------------------------------------------------------- interrupted at every file operation
+# ---------------------------------------------------------------------------------- interrupted at every file operation
 
 
 class Killed(BaseException):
@@ -219,16 +220,19 @@ def operations() -> Iterator[tuple[Any, str]]:
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]) -> None:
     """The file operation number `at` raises instead of being done; all later ones too, if the process is to be dead."""
     done = 0
-    for owner, name in operations():
 
-        def counted(*arguments: Any, _original: Any = getattr(owner, name), **keywords: Any) -> Any:
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **keywords: Any) -> Any:
             nonlocal done
             done += 1
             if done == at or (done > at and error is Killed):
                 raise error(28, "No space left on device") if error is OSError else error()
-            return _original(*arguments, **keywords)
+            return original(*arguments, **keywords)
 
-        monkeypatch.setattr(owner, name, counted)
+        return operation
+
+    for owner, name in operations():
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
 @pytest.mark.parametrize("error", [Killed, OSError])

@@ -1,4 +1,4 @@
-"""The smallest task, data and run that satisfy the trainer's protocols, and a fingerprint of all that a run computes."""
+"""The smallest task, data and run that satisfy the trainer's protocols, and a fingerprint of what a run computes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def toy_trainer(
         ToyBatches(at=at),
         ToyBatches(examples=9, seed=7, at=at_validation),
         Checkpoints(folder / "checkpoints", keep=keep),
-        options.pop("log", None) or RunLog(folder, {"model": {"width": 6}}, "model: {width: 6}\n", stream=io.StringIO()),
+        RunLog(folder, {"model": {"width": 6}}, "model: {width: 6}\n", stream=io.StringIO()),
         **{**limits, **rhythm, **options},
     )
 
@@ -179,7 +179,7 @@ def sends(number: int, *places: tuple[int, int]) -> Callable[[int, int], None]:
 
 
 def main() -> None:
-    """Trains in FOLDER in one forked process after the other, each killed (-9) at the next of the PLACES, then to the end.
+    """Trains in FOLDER in one forked process after the other, each killed (-9) at the next place, then to the end.
 
     python toy_training.py FOLDER EPOCH,BATCH[,v] ...        v: while evaluating
     Prints the fingerprint and the ledger of the last process.
