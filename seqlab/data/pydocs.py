@@ -38,9 +38,10 @@ class PyDocs:
 
     def fingerprint(self) -> str:
         """From the Python version and the names and sizes of the files."""
+        library = _library()
         digest = hashlib.sha256(f"PyDocs {_SALT} {_python()}".encode())
-        for path in _files():
-            digest.update(f"\n{path.as_posix()} {os.path.getsize(_library() / path)}".encode())
+        for path in _files(library):
+            digest.update(f"\n{path.as_posix()} {os.path.getsize(library / path)}".encode())
         return digest.hexdigest()
 
     def read(self) -> dict[str, list[str]]:
@@ -53,10 +54,11 @@ class PyDocs:
     def _extracted(self) -> tuple[dict[str, list[str]], dict[str, Any]]:
         splits: dict[str, list[str]] = {name: [] for name in SPLITS}
         seen: set[str] = set()
-        files = _files()
+        library = _library()
+        files = _files(library)
         unparsable = duplicates = 0
         for path in files:
-            texts = _docstrings(_library() / path)
+            texts = _docstrings(library / path)
             if texts is None:
                 unparsable += 1
                 continue
@@ -70,7 +72,7 @@ class PyDocs:
         for name, texts in splits.items():
             if not texts:
                 raise InputError(
-                    f"no docstrings for {name} in the sources of {_python()} at {_library()} ({len(files)} files); "
+                    f"no docstrings for {name} in the sources of {_python()} at {library} ({len(files)} files); "
                     "use another Python, or text of your own: data=text data.path=FILE"
                 )
         return splits, {
@@ -91,13 +93,13 @@ def _library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def _files() -> list[Path]:
-    """Source files of the library, relative to it, sorted."""
+def _files(library: Path) -> list[Path]:
+    """Its source files, relative to it, sorted."""
 
     def walk() -> Iterator[Path]:
-        for folder, subfolders, names in os.walk(_library()):
+        for folder, subfolders, names in os.walk(library):
             subfolders[:] = [name for name in subfolders if name not in _LEFT_OUT and not name.startswith("config-")]
-            yield from (Path(folder, name).relative_to(_library()) for name in names if name.endswith(".py"))
+            yield from (Path(folder, name).relative_to(library) for name in names if name.endswith(".py"))
 
     return sorted(walk())
 

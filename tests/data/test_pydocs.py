@@ -56,7 +56,7 @@ def test_known_docstrings_are_where_their_module_is(real: PyDocs) -> None:
 
 
 def test_tests_and_packages_are_left_out(real: PyDocs) -> None:
-    folders = {part for path in pydocs._files() for part in path.parts[:-1]}
+    folders = {part for path in pydocs._files(pydocs._library()) for part in path.parts[:-1]}
     assert "asyncio" in folders
     assert not folders & {"site-packages", "dist-packages", "test", "tests", "idlelib", "idle_test", "__pycache__"}
     assert not any(folder.startswith("config-") for folder in folders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -167,6 +168,15 @@ def test_signal_that_ends_the_workers_first(tmp_path: Path, reference: tuple[str
     assert fingerprint(fit(trainer), tmp_path) == reference[0]
 
 
+def test_an_evaluation_is_left_at_once(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, at_validation=sends(signal.SIGTERM, (0, 0)))
+    assert isinstance(trainer.validation, ToyBatches)
+    with pytest.raises(StoppedError):
+        fit(trainer)
+    assert len(trainer.validation.seen) == trainer.validation.size
+    assert (trainer.state.step, trainer.state.evaluated) == (5, 0)
+
+
 def test_handlers_are_given_back_and_data_errors_pass(tmp_path: Path) -> None:
     def at(epoch: int, number: int) -> None:
         raise DataError("a worker has died")
@@ -203,6 +213,7 @@ def test_a_step_is_the_textbook(tmp_path: Path) -> None:
     fit(trainer)
     for a, b in zip(model.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+    assert lines(tmp_path)[0]["lr"] == plain.param_groups[0]["lr"]
 
 
 def test_logged_averages_weigh_every_token_alike(tmp_path: Path) -> None:
@@ -250,11 +261,11 @@ def test_every_limit_ends_with_an_evaluation_and_a_checkpoint(
 
 
 class Worsening(ToyTask):
-    """Each evaluation is worse than the one before, save the third."""
+    """Evaluations that are no numbers, or get worse, save for the second and the fourth."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.values: Iterator[float] = iter([3.0, 4.0, 2.0, 2.0, float("nan"), 5.0, 1.0])
+        self.values: Iterator[float] = iter([math.nan, 3.0, 4.0, 2.0, 2.0, math.nan, 5.0, 1.0])
         self.evaluating = False
 
     def step(self, batch: Batch) -> StepOutput:
@@ -272,12 +283,13 @@ def test_patience_and_the_best(tmp_path: Path) -> None:
     trainer.task = Worsening(trainer.task.model)
     trainer.publish = lambda: published.append(trainer.state.step)
     fit(trainer)
-    assert trainer.state.step == 6
-    assert (trainer.state.best, trainer.state.best_step, trainer.state.stale) == (2.0, 3, 3)
+    assert trainer.state.step == 7
+    assert (trainer.state.best, trainer.state.best_step, trainer.state.stale) == (2.0, 4, 3)
     assert trainer.state.summary()["validation_best"]["loss"] == 2.0
-    assert published == [1, 3]
-    assert Checkpoints(tmp_path / "checkpoints").load_best().state.step == 3
-    assert [point["best_step"] for point in lines(tmp_path) if point["split"] == "validation"] == [1, 1, 3, 3, 3, 3]
+    assert published == [2, 4]
+    assert Checkpoints(tmp_path / "checkpoints").load_best().state.step == 4
+    best_steps = [point.get("best_step") for point in lines(tmp_path) if point["split"] == "validation"]
+    assert best_steps == [None, 2, 2, 4, 4, 4, 4]
 
 
 # -------------------------------------------------------------------------------------------- when something goes wrong
