@@ -155,13 +155,11 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     longest = max(int(loader.examples.lengths.max()) for loader in loaders.values())
     found = []
     for name, limit in (
-        ("model.positions.max_length", task.model.encoder.max_length),
+        ("model.positions.max_length", getattr(task.model, "max_length", None)),
         ("trainer.micro_tokens", config["trainer"]["micro_tokens"]),
     ):
         if limit is not None and longest > limit:
-            found.append(
-                f"{name}={limit} is less than the longest sequence, {longest} tokens: raise it, or lower batch.max_length"
-            )
+            found.append(f"{name}={limit} is less than the longest sequence, {longest} tokens; lower batch.max_length?")
     if found:
         raise InputError("\n".join(found))
     task.model.to(device)

@@ -30,6 +30,7 @@ class LanguageModel(nn.Module):
                 "or model.causal=true (Transformer)"
             )
         self.encoder = encoder
+        self.max_length = encoder.max_length
         self.head = SoftmaxHead(encoder.output_size, vocabulary, encoder.embedding.weight if tied else None)
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from seqlab.bundle import distinct_tensors, stored
 from seqlab.durable import replace_link, sync_folder, write_file
 from seqlab.errors import CheckpointError, InputError
 from seqlab.training.state import State
@@ -199,17 +200,6 @@ class Checkpoints:
             shutil.rmtree(path)
 
 
-def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, each under its first name: a tied weight is listed, and stored, once."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor
-    return tensors
-
-
 def _name(step: int) -> str:
     return f"step-{step:09d}"
 
@@ -228,13 +218,6 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _stored(tensors: dict[str, Tensor]) -> bytes:
-    """As safetensors; copies, because views into shared memory are refused."""
-    return safetensors.torch.save(
-        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    )
-
-
 def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
     """All files of a checkpoint, flushed to the disk."""
     names = _parameter_names(model, optimizer)
@@ -249,12 +232,12 @@ def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sta
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         rng |= {f"cuda:{i}": random_state for i, random_state in enumerate(torch.cuda.get_rng_state_all())}
-    stored = {"format_version": FORMAT_VERSION, "state": state.to_json(), "optimizer": scalars}
+    description = {"format_version": FORMAT_VERSION, "state": state.to_json(), "optimizer": scalars}
     content = {
-        "model.safetensors": _stored(distinct_tensors(model)),
-        "optimizer.safetensors": _stored(tensors),
-        "rng.safetensors": _stored(rng),
-        "state.json": json.dumps(stored, indent=1).encode(),
+        "model.safetensors": stored(distinct_tensors(model)),
+        "optimizer.safetensors": stored(tensors),
+        "rng.safetensors": stored(rng),
+        "state.json": json.dumps(description, indent=1).encode(),
     }
     content["manifest.json"] = _manifest({name: _fingerprint(data) for name, data in content.items()})
     for name, data in content.items():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from my_module import MyCell
-import pytest
 from torch import Tensor, nn
 from torch.export import Dim
 

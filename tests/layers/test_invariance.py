@@ -5,11 +5,11 @@ The oracle is seqlab/layers/reference.py, which knows nothing of batches.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from my_module import MyCell
-import pytest
 from torch import Tensor, nn
 
 from seqlab.layers import reference

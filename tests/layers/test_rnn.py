@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from my_module import MyCell
-import pytest
 from torch import nn
 
 from seqlab.layers.backend import backend
