@@ -1,6 +1,7 @@
 """python scripts/benchmark.py [--threads 2] [--rounds 7]: a train step of seqlab's layers against torch's own.
 
-All sides get the same sequences and the same weights; their outputs are compared first. A train step is and backward. Sides take turns (A B A B ...), medians are reported, and only real tokens count.
+All sides get the same sequences and the same weights; their outputs are compared first. A train step is
+forward and backward. Sides take turns (A B A B ...), medians are reported, and only real tokens count.
 """
 
 from __future__ import annotations

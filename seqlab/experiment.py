@@ -49,7 +49,7 @@ class Settings:
 class Batching:
     """How examples are cut and put together; see `seqlab/data/examples.py` and `plan.py`."""
 
-    tokens: int = 8192
+    tokens: int = 2048
     pool: int = 50
     max_length: int | None = None
     over_long: str = "split"

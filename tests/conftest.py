@@ -1,8 +1,42 @@
-"""For all tests: how long hypothesis looks for a counterexample, and one thread, so that figures repeat."""
+"""For all tests: how long hypothesis looks for a counterexample, one thread so that figures repeat, and typed verbs."""
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import settings
+from typing_words import Outcome
+
+from seqlab import check, evaluate, predict, train
 
 settings.register_profile("seqlab", deadline=None, max_examples=25)
 settings.load_profile("seqlab")
 torch.set_num_threads(1)
+
+VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check}
+
+
+@pytest.fixture
+def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Types a command in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(name: str, *words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"seqlab.{name}", *words])
+        code = 0
+        try:
+            VERBS[name].main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write tests/golden anew")

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from seqlab.configuration import check, conf_folder
+from seqlab.experiment import SECTIONS, Settings
 from seqlab.instantiate import instantiate, mistakes
 
 CONF = conf_folder()
@@ -20,7 +21,7 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if len(path.parts) > 1]
 
 # What is found out at run time, and passed when a part of this group is built.
-FACTS = {"model": {"vocabulary"}, "task": {"vocabulary", "lossless"}, "optimizer": {"model"}}
+FACTS = {"model": {"vocabulary"}, **{group: set(facts) for group, (_, facts) in SECTIONS.items()}}
 
 
 def nodes(tree: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,6 +67,23 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
         if default is not inspect.Parameter.empty:
             assert node[name] == (list(default) if isinstance(default, tuple) else default), name
             assert type(node[name]) is type(default) or isinstance(default, tuple), name
+
+
+@pytest.mark.parametrize("section", [key for key, (target, _) in SECTIONS.items() if target])
+def test_a_section_lists_every_knob_with_the_default_of_the_signature(section: str) -> None:
+    target, facts = SECTIONS[section]
+    assert target is not None
+    parameters = inspect.signature(target).parameters
+    values = read(Path("train.yaml"))[section]
+    assert values.keys() == parameters.keys() - set(facts)
+    for name, value in values.items():
+        if parameters[name].default is not inspect.Parameter.empty:
+            assert value == parameters[name].default, name
+
+
+def test_the_top_lists_every_setting() -> None:
+    values = read(Path("train.yaml"))
+    assert {key: values[key] for key in Settings.__dataclass_fields__} == vars(Settings())
 
 
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)

@@ -14,57 +14,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
-from seqlab import check, evaluate, predict, train
 from seqlab.training.metrics_log import read_points
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-CORPUS = REPOSITORY / "tests" / "corpus"
-TINY = [
-    "data=text",
-    f"data.path={CORPUS / 'train.txt'}",
-    f"data.validation={CORPUS / 'validation.txt'}",
-    f"data.test={CORPUS / 'test.txt'}",
-    "tokenizer.vocab_size=400",
-    "model.width=16",
-    "batch.tokens=512",
-    "schedule.warmup_steps=2",
-    "trainer.max_epochs=null",
-    "trainer.max_steps=6",
-    "trainer.eval_every=3",
-    "trainer.save_every=2",
-    "trainer.log_every=2",
-]
-
-
-def tiny(*words: str) -> list[str]:
-    """TINY with some settings replaced or added: to type a setting twice is a mistake."""
-    given = {word.partition("=")[0] for word in words}
-    return [*(word for word in TINY if word.partition("=")[0] not in given), *words]
-
-
-VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check}
-Outcome = tuple[int, str, str]
-
-
-@pytest.fixture
-def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Types a command in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(name: str, *words: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", [f"seqlab.{name}", *words])
-        code = 0
-        try:
-            VERBS[name].main()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> None:

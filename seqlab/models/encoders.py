@@ -68,10 +68,10 @@ class RecurrentEncoder(Encoder):
         self,
         vocabulary: int,
         cell: Callable[[int, int], Cell],
-        width: int = 512,
+        width: int = 256,
         layers: int = 1,
         bidirectional: bool = False,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
         residual: bool = False,
     ) -> None:
         super().__init__()
@@ -112,12 +112,12 @@ class TransformerEncoder(Encoder):
         self,
         vocabulary: int,
         positions: Callable[..., Positions],
-        width: int = 256,
-        layers: int = 4,
+        width: int = 192,
+        layers: int = 3,
         heads: int = 4,
         mlp_width: int | None = None,
         causal: bool = True,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         scheme = positions(width=width, head_width=width // heads)

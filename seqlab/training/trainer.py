@@ -77,9 +77,9 @@ class Trainer:
         max_epochs: int | None,
         max_tokens: int | None,
         max_minutes: float | None,
-        eval_every: int = 100,
-        save_every: int = 100,
-        log_every: int = 10,
+        eval_every: int = 200,
+        save_every: int = 200,
+        log_every: int = 20,
         patience: int | None = None,
     ) -> None:
         positive = {"micro_tokens": micro_tokens, "clip": clip, "eval_every": eval_every}
