@@ -119,8 +119,10 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
         InputError: there is no bundle, a file of it is missing or damaged, or it names code that is not trusted.
     """
     folder = Path(path)
-    if (folder / "bundle").is_dir():
-        folder = folder / "bundle"
+    for name in ("bundle", ".bundle.old"):  # the second where writing the first was cut short
+        if (folder / name).is_dir():
+            folder = folder / name
+            break
     if not (folder / "model.json").is_file():
         raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
     try:

@@ -13,11 +13,11 @@ def job(command: Command) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from seqlab import experiment
+    from seqlab import experiment, settings
     from seqlab.errors import CheckFailedError
     from seqlab.training.invariance import differences
 
-    experiment.check(command.config, command.trust)
+    settings.check(command.config, command.trust)
     parts = experiment.build({**command.config, "device": "cpu"}, command.trust)
     examples = parts.loaders["train"].examples
     shortest = examples.lengths.argsort(kind="stable")  # a spread of lengths from the shorter half, to be quick

@@ -35,7 +35,7 @@ class Command:
 
     config     the composed configuration, resolved, as plain dicts and lists
     overrides  what was typed, such as "model=gru"; in a sweep, this job's share of it
-    trust      every `_target_` typed among them: the user's own word, which `instantiate` believes
+    trust      every `_target_` typed among them, and the modules in `trust=`: the user's own word
     choices    the file chosen in every group, such as {"model": "gru"}
     folder     where this job of a sweep writes; None outside sweeps
     """
@@ -87,15 +87,21 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
         name = "" if folder is None else f"job {settings.job.num}: {' '.join(overrides)}"
         if folder is not None:
             print(f"{name} -> {folder}", flush=True)
-            (folder / "error.txt").unlink(missing_ok=True)
+            if not (folder / "run.json").exists():  # else it is for the run to say that it has got further
+                (folder / "error.txt").unlink(missing_ok=True)
         try:
+            plain = _plain(config)
+            trusted = plain.get("trust") or []
+            trust = targets(overrides) | {trusted} if isinstance(trusted, str) else targets(overrides) | {*trusted}
             choices = {str(group): choice for group, choice in settings.runtime.choices.items()}
-            return job(Command(_plain(config), overrides, targets(overrides), choices, folder))
+            return job(Command(plain, overrides, trust, choices, folder))
         except Exception as error:  # caught here, because Hydra has messages and an exit code of its own
             exit_code = _report(error)
             if folder is None or isinstance(error, StoppedError):
                 sys.exit(exit_code)
-            (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            if not (folder / "run.json").exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             failures.append(Failure(name, str(error).partition("\n")[0], exit_code))
             return None
 
@@ -143,6 +149,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _report(error: Exception) -> int:
     """Tell the person what went wrong, on standard error; the exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if isinstance(error, SeqlabError):
         print("error: " + str(error).replace("\n", "\n       "), file=sys.stderr)
         return error.exit_code

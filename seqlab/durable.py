@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from seqlab.errors import InputError
+
 
 def write_file(path: Path, content: bytes) -> None:
     """Writes and flushes a file under its final name; for files inside a folder that is not yet visible."""
@@ -29,6 +31,16 @@ def replace_file(path: Path, content: bytes) -> None:
     write_file(beside, content)
     os.replace(beside, path)
     sync_folder(path.parent)
+
+
+def require_place(path: Path) -> None:
+    """Whether a result can be written there, asked before it is computed.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written, or a folder is in the way.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"output={path} cannot be written: expected a file in a folder that exists and is writable")
 
 
 def replace_link(path: Path, target: str) -> None:

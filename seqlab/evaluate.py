@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from seqlab.command_line import Command, run_verb
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The settings of this verb, besides data."""
+
+    run: str
+    split: Literal["train", "validation", "test"] = "test"
+    output: str | None = None
+    trust: str | list[str] | None = None
+    device: str = "auto"
+
+
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
-    from seqlab import bundle, experiment
-    from seqlab.data.source import SPLITS
-    from seqlab.durable import replace_file
-    from seqlab.errors import InputError, did_you_mean
-    from seqlab.runs import stored_config
+    from seqlab import bundle, experiment, runs
+    from seqlab.durable import replace_file, require_place
+    from seqlab.instantiate import read_settings
     from seqlab.training.evaluate import evaluate
 
-    asked = {"data": None, **command.config}
-    run, split = Path(asked["run"]), asked["split"]
-    if split not in SPLITS:
-        raise InputError(f"split={split}: expected {', '.join(SPLITS)}{did_you_mean(str(split), SPLITS)}")
-    trust = command.trust | ({asked["trust"]} if asked["trust"] else set())
-    loaded = bundle.load(run, trust)
-    if (run / "config.yaml").exists():
-        config = stored_config(run)
-    elif asked["data"] is not None:
-        config = {"batch": {}, "loader": {}, "seed": 0}
-    else:
-        raise InputError(
-            f"run={run} is a bundle and does not know its data: add data=..., such as data=text data.path=FILE"
-        )
-    if asked["data"] is not None:
-        config["data"] = asked["data"]
-    config["batch"] = {**config["batch"], "first_batches": None}
-    folder = run / "bundle" if (run / "bundle").is_dir() else run
-    config["tokenizer"] = {
-        "_target_": "seqlab.text.tokenizer_training.Given",
-        "path": str(folder / "tokenizer.json"),
-        "end_token": loaded.tokenizer.end_token,
-    }
-    _, loaders = experiment.build_data(config, trust, [split])
-    device = experiment.choose_device(asked["device"])
+    data = command.config.get("data")
+    asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
+    run = Path(asked.run)
+    loaded = bundle.load(run, command.trust)
+    other = "" if data is None else "-other-data"
+    output = Path(asked.output or run / f"evaluation-{asked.split}{other}.json")
+    require_place(output)
+    config = runs.config_for_evaluation(run, data, loaded.tokenizer)
+    corpus, loaders = experiment.build_data(config, command.trust, [asked.split])
+    if data is None:
+        facts = {"source": corpus.source}
+        runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")
+    experiment.require_room(loaders, getattr(loaded.task.model, "max_length", None), "model.positions.max_length")
+    device = experiment.choose_device(asked.device)
     loaded.task.model.to(device)
-    metrics = evaluate(loaded.task, loaders[split].batches(0), device)
-    text = json.dumps({"run": str(run), "split": split, "rows": loaders[split].examples.report, **metrics}, indent=2)
-    print(text)
-    name = f"evaluation-{split}.json" if asked["data"] is None else f"evaluation-{split}-other-data.json"
-    replace_file(Path(asked["output"] or run / name), (text + "\n").encode())
+    metrics = evaluate(loaded.task, loaders[asked.split].batches(0), device)
+    rows = loaders[asked.split].examples.report
+    text = json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
+    print(text, flush=True)
+    replace_file(output, (text + "\n").encode())
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """From a configuration to everything a run is made of: corpus, loaders, model, task, trainer.
 
-This file, the verbs and what surrounds them (`command_line.py`, `configuration.py`) are the only code that knows how a
-configuration is laid out. A part is a plain class that has never heard of it.
+What a configuration may hold stands in `settings.py`, which run a command means in `runs.py`. A part is a plain class
+that has never heard of either.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,63 +21,17 @@ from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate, mistakes
+from seqlab.instantiate import instantiate
+from seqlab.settings import Batching, Config, Loading, plainly
 from seqlab.tasks.task import Task
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.run_folder import RunFolder
 from seqlab.training.run_log import RunLog
 from seqlab.training.trainer import Trainer
 
-Config = Mapping[str, Any]
+THREADS = torch.get_num_threads()  # of this process as it started; jobs of a sweep share it
 
-TRAINER_PARTS = ("task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "device", "publish")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The top of the configuration."""
-
-    name: str | None = None
-    output_dir: str | None = None
-    resume: str | None = None
-    trust: str | None = None
-    seed: int = 1
-    threads: int | None = None
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How examples are cut and put together; see `seqlab/data/examples.py` and `plan.py`."""
-
-    tokens: int = 2048
-    pool: int = 50
-    max_length: int | None = None
-    over_long: str = "split"
-    first_batches: int | None = None
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How batches are read; see `seqlab/data/loader.py`."""
-
-    workers: int = 0
-    prefetch: int = 2
-
-
-# Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is
-# found out at run time and passed when that is built.
-SECTIONS: dict[str, tuple[type | None, tuple[str, ...]]] = {
-    "data": (None, ()),
-    "tokenizer": (None, ()),
-    "batch": (Batching, ()),
-    "loader": (Loading, ()),
-    "task": (None, ("vocabulary", "lossless")),
-    "optimizer": (None, ("model",)),
-    "schedule": (None, ()),
-    "checkpoints": (Checkpoints, ("folder",)),
-    "trainer": (Trainer, TRAINER_PARTS),
-}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,6 +52,7 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run is continued, for run.json."""
         return {
+            "source": self.corpus.source,
             "tokenizer": self.corpus.tokenizer.digest,
             "data": self.corpus.fingerprint,
             "plan": self.loaders["train"].plan(0).digest,
@@ -104,64 +60,27 @@ class Experiment:
         }
 
 
-def check(config: Config, trust: Collection[str] = ()) -> None:
-    """Whether everything in the configuration has a place and a fitting type, before anything is read or written.
-
-    Raises:
-        InputError: with a line for each mistake.
-    """
-    top = {key: config[key] for key in Settings.__dataclass_fields__ if key in config}
-    found = [line.replace("configuration.", "") for line in mistakes(top, "configuration", target=Settings)]
-    for key, (target, facts) in SECTIONS.items():
-        found += mistakes(config[key], key, target=target, trust=trust, facts=facts)
-    if not found:
-        found = _contradictions(config)
-    if found:
-        raise InputError("\n".join(dict.fromkeys(line.replace("task.model.encoder", "model") for line in found)))
-
-
-def _contradictions(config: Config) -> list[str]:
-    """Settings that are each right and cannot be meant together."""
-    batch, trainer, schedule = config["batch"], config["trainer"], config["schedule"]
-    longest, micro, steps = batch["max_length"], trainer["micro_tokens"], trainer["max_steps"]
-    warm_up = schedule.get("warmup_steps", 0)
-    found = []
-    if longest is not None and longest > batch["tokens"]:
-        found.append(f"batch.max_length={longest} cannot fit into batch.tokens={batch['tokens']}")
-    if micro is not None and longest is not None and longest > micro:
-        found.append(f"batch.max_length={longest} cannot fit into trainer.micro_tokens={micro}")
-    if steps is not None and warm_up >= steps:
-        found.append(f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}")
-    return found
-
-
 def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     """The parts of a run, in the order in which they need each other.
 
     Args:
-        config: plain dicts, checked by `check`.
+        config: plain dicts, checked by `settings.check`.
         trust: targets the user has named, or modules of such.
 
     Raises:
         InputError: what any part has to say against its input.
     """
     device = choose_device(config["device"])
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
+    torch.set_num_threads(config["threads"] or THREADS)
     corpus, loaders = build_data(config, trust)
     torch.manual_seed(config["seed"])
     facts = {"vocabulary": len(corpus.tokenizer), "lossless": corpus.tokenizer.lossless}
-    task = bundle.build(config["task"], facts, trust)
-    longest = max(int(loader.examples.lengths.max()) for loader in loaders.values())
-    found = []
-    for name, limit in (
-        ("model.positions.max_length", getattr(task.model, "max_length", None)),
-        ("trainer.micro_tokens", config["trainer"]["micro_tokens"]),
-    ):
-        if limit is not None and longest > limit:
-            found.append(f"{name}={limit} is less than the longest sequence, {longest} tokens; lower batch.max_length?")
-    if found:
-        raise InputError("\n".join(found))
+    try:
+        task = bundle.build(config["task"], facts, trust)
+    except InputError as error:
+        raise InputError(plainly(str(error))) from error
+    require_room(loaders, getattr(task.model, "max_length", None), "model.positions.max_length")
+    require_room(loaders, config["trainer"]["micro_tokens"], "trainer.micro_tokens")
     task.model.to(device)
     return Experiment(corpus, loaders, task, config["task"], facts, device)
 
@@ -177,7 +96,10 @@ def build_data(
     corpus = prepare(source, tokenizer, cache_folder())
     loaders = {}
     for split in splits:
-        examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, batch.over_long)
+        try:
+            examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, batch.over_long)
+        except InputError as error:
+            raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
         loaders[split] = Loader(examples, batch.tokens, batch.pool, seed, workers, reading.prefetch)
     if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on
@@ -186,9 +108,15 @@ def build_data(
     return corpus, loaders
 
 
-def build_trainer(config: Config, experiment: Experiment, folder: RunFolder, log: RunLog) -> Trainer:
+def build_trainer(
+    config: Config, experiment: Experiment, folder: RunFolder, log: RunLog, trust: Collection[str] = ()
+) -> Trainer:
     """The trainer, handed its parts; whenever a new best model is saved, the bundle is written."""
     task, loaders = experiment.task, experiment.loaders
+    schedule = instantiate(config["schedule"], "schedule", trust=trust)
+    spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
+    if not spanned and schedule.factor(10**9, 0.0) != schedule.factor(10**9, 1.0):
+        logger.warning("schedule: the rate will not decay; only trainer.max_minutes is set, and it spans the others")
 
     def publish() -> None:
         bundle.save(folder.path / "bundle", experiment.specification, experiment.facts, experiment.bundle)
@@ -198,8 +126,8 @@ def build_trainer(config: Config, experiment: Experiment, folder: RunFolder, log
         "trainer",
         target=Trainer,
         task=task,
-        optimizer=instantiate(config["optimizer"], "optimizer", model=task.model),
-        schedule=instantiate(config["schedule"], "schedule"),
+        optimizer=instantiate(config["optimizer"], "optimizer", trust=trust, model=task.model),
+        schedule=schedule,
         train=loaders["train"],
         validation=loaders["validation"],
         checkpoints=instantiate(config["checkpoints"], "checkpoints", target=Checkpoints, folder=folder.checkpoints),
@@ -207,6 +135,19 @@ def build_trainer(config: Config, experiment: Experiment, folder: RunFolder, log
         device=experiment.device,
         publish=publish,
     )
+
+
+def require_room(loaders: dict[str, Loader], limit: int | None, name: str) -> None:
+    """Whether the longest sequence of all splits fits.
+
+    Raises:
+        InputError: it does not.
+    """
+    longest = max(int(loader.examples.lengths.max()) for loader in loaders.values())
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"the longest sequence has {longest} tokens, {name}={limit}: raise it, or lower batch.max_length"
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from seqlab.errors import InputError, did_you_mean
 
@@ -66,6 +66,21 @@ def mistakes(
     tree = _Tree(trust, facts)
     tree.read(node, key, target)
     return tree.mistakes
+
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(target: Callable[..., Settings], values: Mapping[str, Any]) -> Settings:
+    """The settings at the top of a configuration, checked like any other section.
+
+    Raises:
+        InputError: with a line for each mistake.
+    """
+    try:
+        return instantiate(values, "configuration", target=target)
+    except InputError as error:
+        raise InputError(str(error).replace("configuration.", "")) from error
 
 
 @dataclass(frozen=True)
@@ -171,7 +186,7 @@ class _Tree:
     def refuse(self, path: str, key: str) -> None:
         self.mistakes.append(
             f"{key}._target_={path}: neither a part of seqlab nor a module, optimizer or scheduler class of torch; "
-            f"your own code must be named by you: type {key}._target_={path}"
+            f"your own code must be named by you: type {key}._target_={path}, or trust={path.partition('.')[0]}"
         )
 
 

@@ -7,68 +7,54 @@ Whatever else a line holds is passed through.
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seqlab.command_line import Command, run_verb
 from seqlab.errors import InputError
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The settings of this verb."""
+
+    run: str
+    input: str
+    output: str | None = None
+    trust: str | list[str] | None = None
+    device: str = "auto"
+    seed: int = 1
+    max_tokens: int = 100
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.temperature < 0:
+            raise InputError("expected max_tokens of at least 1, and temperature of at least 0")
+
+
 def job(command: Command) -> None:
     """Reads everything, then writes everything: bad input leaves no half output."""
     from seqlab import bundle
-    from seqlab.durable import replace_file
+    from seqlab.durable import replace_file, require_place
     from seqlab.experiment import choose_device
+    from seqlab.instantiate import read_settings
+    from seqlab.serving.json_lines import read_items
     from seqlab.serving.predictor import Predictor
 
-    asked = command.config
-    items = read_items(asked["input"])
-    loaded = bundle.load(asked["run"], command.trust | ({asked["trust"]} if asked["trust"] else set()))
-    loaded.task.model.to(choose_device(asked["device"]))
-    settings = {name: asked[name] for name in ("max_tokens", "temperature", "seed")}
-    try:
-        written = Predictor(loaded).complete([item["text"] for item in items], **settings)
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error)) from error
-    lines = [
-        json.dumps({**item, "continuation": text}, ensure_ascii=False) + "\n"
-        for item, text in zip(items, written, strict=True)
-    ]
-    if asked["output"] is None:
-        sys.stdout.write("".join(lines))
+    asked = read_settings(Asked, command.config)
+    if asked.output is not None:
+        require_place(Path(asked.output))
+    items = read_items(asked.input)
+    loaded = bundle.load(asked.run, command.trust)
+    loaded.task.model.to(choose_device(asked.device))
+    texts = [item["text"] for item in items]
+    written = Predictor(loaded).complete(texts, asked.max_tokens, asked.temperature, asked.seed)
+    pairs = zip(items, written, strict=True)
+    lines = "".join(json.dumps({**item, "continuation": text}, ensure_ascii=False) + "\n" for item, text in pairs)
+    if asked.output is None:
+        print(lines, end="", flush=True)
     else:
-        replace_file(Path(asked["output"]), "".join(lines).encode())
-
-
-def read_items(source: str) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, or of standard input for "-"; blank lines are skipped.
-
-    Raises:
-        InputError: the file cannot be read, or a line is no object with a "text"; names file and line.
-    """
-    try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    except OSError as error:
-        raise InputError(f"input={source} cannot be read: {error.strerror or error}") from error
-    items = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f'input={source}, line {number}: not JSON ({error}); expected {{"text": "..."}}'
-            ) from error
-        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise InputError(
-                f'input={source}, line {number}: expected an object with a "text", such as {{"text": "..."}}'
-            )
-        items.append(item)
-    if not items:
-        raise InputError(f'input={source} holds no line; expected one {{"text": "..."}} per line')
-    return items
+        replace_file(Path(asked.output), lines.encode())
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,22 @@ import yaml
 
 from seqlab.command_line import Command
 from seqlab.errors import InputError
+from seqlab.text.tokenizer import Tokenizer
 from seqlab.training.run_folder import RunFolder, read_facts
+from seqlab.training.tensorboard_log import flatten
+
+logger = logging.getLogger(__name__)
 
 # What may differ between a run and its continuation: where it lies, and what stops it without changing its numbers.
-FREE = ("resume", "output_dir", "trust", "trainer.max_minutes")
+FREE = ("resume", "output_dir", "trust", "trainer.max_minutes", "trainer.micro_tokens", "loader", "checkpoints")
 
 
-def open_run(command: Command) -> tuple[dict[str, Any], RunFolder, bool]:
-    """The configuration to run, the locked folder to run it in, and whether it continues.
+def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
+    """The configuration to run, and the locked folder to run it in, which holds facts where a run continues.
 
-    `resume=PATH` continues that run with the configuration stored there; what else was typed must agree with it.
-    `resume=auto` continues the newest unfinished run of the same configuration, and begins one where there is none.
+    `resume=PATH` continues that run with the configuration stored there; what else was typed must agree with it, or be
+    free to differ. `resume=auto` continues the newest unfinished run of the same configuration, and begins one where
+    there is none; in a folder that is named and holds such a run, finished, nothing is left to do: None.
 
     Raises:
         InputError: there is no such run, or it was configured otherwise; or the folder cannot be used.
@@ -36,27 +42,27 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder, bool]:
     named = command.folder or config["output_dir"]
     resume = config["resume"]
     if resume == "auto":
-        path = _newest_unfinished(config, [Path(named)] if named else sorted(_root(command).glob("*")))
+        if named and _finished(Path(named), config):
+            return None
+        path = _newest_unfinished(config, [Path(named)] if named else list(_root(command).glob("*")))
         if path is not None:
-            return config, RunFolder.reopen(path), True
+            return config, RunFolder.reopen(path)
     elif resume is not None:
         if named and Path(named).resolve() != Path(resume).resolve():
             raise InputError(f"resume={resume} writes to its own folder; drop output_dir={named}")
         stored = stored_config(resume)
         typed = [override.partition("=")[0].lstrip("+~").partition("@")[0] for override in command.overrides]
-        different = {
-            key: pair
-            for key, pair in _differences(stored, config).items()
-            if any(f"{key}.".startswith(f"{name}.") for name in typed)
-        }
+        different = {key: pair for key, pair in _differences(stored, config).items() if _within(key, typed)}
         if different:
             raise InputError(_told(f"resume={resume}: that run was configured otherwise", different))
-        stored["trainer"]["max_minutes"] = config["trainer"]["max_minutes"]
-        return {**stored, "resume": resume, "trust": config["trust"]}, RunFolder.reopen(resume), True
+        for section in ("trainer", "loader", "checkpoints"):  # by now, what was typed and differs is free to
+            for key in stored[section]:
+                if _within(f"{section}.{key}", typed):
+                    stored[section][key] = config[section][key]
+        return stored, RunFolder.reopen(resume)
     if not named:
         named = RunFolder.unique(_root(command) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    folder = RunFolder.create(named, yaml.safe_dump(config, sort_keys=False), provenance(command))
-    return config, folder, False
+    return config, RunFolder.create(named)
 
 
 def stored_config(run: str | Path) -> dict[str, Any]:
@@ -88,15 +94,42 @@ def provenance(command: Command) -> dict[str, Any]:
     }
 
 
-def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Whether a run would be continued with the data, plan and model it was begun with.
+def config_for_evaluation(run: Path, data: Mapping[str, Any] | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `experiment.build_data` needs to read the text a model is judged on, with the model's own tokenizer.
+
+    Args:
+        run: a run folder, which knows its data, or a bundle.
+        data: other data, or None.
+        tokenizer: of the model.
+
+    Raises:
+        InputError: a bundle, and no data.
+    """
+    config: dict[str, Any] = {"batch": {}, "loader": {}, "seed": 0}
+    if (run / "config.yaml").exists():
+        config = stored_config(run)
+        config["batch"]["first_batches"] = None
+    elif data is None:
+        raise InputError(
+            f"run={run} is a bundle and does not know its data: add data=text data.path=FILE, or another data="
+        )
+    if data is not None:
+        config["data"] = data
+    place = next(found for found in (run / "bundle", run) if (found / "tokenizer.json").exists())
+    given = {"path": str(place / "tokenizer.json"), "end_token": tokenizer.end_token}
+    config["tokenizer"] = {"_target_": "seqlab.text.tokenizer_training.Given", **given}
+    return config
+
+
+def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path, advice: str = "") -> None:
+    """Whether a run is used with the data, plan and model it was begun with.
 
     Raises:
         InputError: with a line for each fact that differs.
     """
     different = {key: (stored[key], value) for key, value in now.items() if key in stored and stored[key] != value}
     if different:
-        raise InputError(_told(f"{path} cannot be continued: it was begun with other input", different))
+        raise InputError(_told(f"{path} was begun with other input", different) + (f"\n{advice}" if advice else ""))
 
 
 def _root(command: Command) -> Path:
@@ -110,11 +143,16 @@ def _newest_unfinished(config: Mapping[str, Any], candidates: list[Path]) -> Pat
     Raises:
         InputError: there are unfinished ones, all of them configured otherwise.
     """
+    unfinished = []
+    for path in candidates:
+        try:
+            if (path / "run.json").exists() and (facts := read_facts(path))["status"] != "success":
+                unfinished.append((facts["started"], path, stored_config(path)))
+        except InputError as error:
+            logger.warning("passed over: %s", error)
     differing = None
-    for path in reversed(candidates):
-        if not (path / "run.json").exists() or read_facts(path)["status"] == "success":
-            continue
-        different = _differences(stored_config(path), config)
+    for _, path, stored in sorted(unfinished, key=lambda one: one[0], reverse=True):
+        different = _differences(stored, config)
         if not different:
             return path
         differing = differing or _told(
@@ -125,18 +163,23 @@ def _newest_unfinished(config: Mapping[str, Any], candidates: list[Path]) -> Pat
     return None
 
 
+def _finished(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run of this configuration that has ended well."""
+    if not (path / "run.json").exists() or read_facts(path)["status"] != "success":
+        return False
+    return not _differences(stored_config(path), config)
+
+
+def _within(key: str, names: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the names, or inside one: "trainer.clip" is within "trainer"."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
+
+
 def _differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key: (stored, given) wherever the two differ, and may not."""
-    a, b = _flat(stored), _flat(given)
-    keys = [key for key in {**a, **b} if key not in FREE and not key.startswith("task.model.encoder.")]
+    a, b = flatten(stored), flatten(given)
+    keys = [key for key in {**a, **b} if not _within(key, (*FREE, "task.model.encoder"))]
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _told(headline: str, different: Mapping[str, tuple[Any, Any]]) -> str:

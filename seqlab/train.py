@@ -7,32 +7,39 @@ from seqlab.command_line import Command, run_verb
 
 def job(command: Command) -> None:
     """One run, from its configuration to the final table."""
-    from seqlab import experiment, results, runs  # here, so that --help does not wait for torch
+    import yaml
+
+    from seqlab import experiment, results, runs, settings  # here, so that --help does not wait for torch
     from seqlab.training.evaluate import evaluate
     from seqlab.training.run_log import RunLog
 
-    experiment.check(command.config, command.trust)
-    config, folder, continues = runs.open_run(command)
-    trust = command.trust | ({config["trust"]} if config["trust"] else set())
+    settings.check(command.config, command.trust)
+    opened = runs.open_run(command)
+    if opened is None:
+        print("finished already", flush=True)
+        return
+    config, folder = opened
     with folder:
-        experiment.check(config, trust)
+        settings.check(config, command.trust)
         print(f"run folder: {folder.path}", flush=True)
-        parts = experiment.build(config, trust)
+        parts = experiment.build(config, command.trust)
         runs.require_same(folder.facts, parts.identity(), folder.path)
-        folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
         print(results.describe(parts), flush=True)
-        with RunLog(folder.path, config, folder.config, parts.loaders["train"].examples.lengths.tolist()) as log:
-            trainer = experiment.build_trainer(config, parts, folder, log)
+        text, continues = yaml.safe_dump(config, sort_keys=False), bool(folder.facts)
+        with RunLog(folder.path, config, text, parts.loaders["train"].examples.lengths.tolist()) as log:
+            trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
+            folder.begin(text, runs.provenance(command))
+            folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
             if continues:
                 trainer.resume()
             state = trainer.fit()
             trainer.checkpoints.load_best().restore_model(parts.task.model)
             test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
             log.evaluation(state, "test", test)
-            samples = results.sample(parts)
-            log.text("samples", samples, state.step)
             summary = {**state.summary(), "test": test, "useful_flops_utilization": None}
             folder.write_summary(summary)
+            samples = results.sample(parts)
+            log.text("samples", samples, state.step)
     results.show(summary, samples, folder.path)
 
 

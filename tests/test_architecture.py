@@ -31,9 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"bundle", "tasks", "models", "layers", "data", "text", "ragged"},
     "configuration": set(),
     "command_line": {"configuration"},
-    "runs": {"training", "command_line"},
+    "runs": {"training", "command_line", "text"},
 }
-MAY_IMPORT["experiment"] = set(MAY_IMPORT)
+MAY_IMPORT["experiment"] = {*MAY_IMPORT, "settings"}
+MAY_IMPORT["settings"] = {"instantiate", "training"}
 MAY_IMPORT["results"] = {"experiment", "serving"}
 MAY_IMPORT |= {verb: {*MAY_IMPORT} - VERBS for verb in VERBS}
 KNOW_HYDRA = {"configuration", "command_line", "experiment", *VERBS}

@@ -11,8 +11,8 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from seqlab.configuration import check, conf_folder
-from seqlab.experiment import SECTIONS, Settings
 from seqlab.instantiate import instantiate, mistakes
+from seqlab.settings import SECTIONS, Settings
 
 CONF = conf_folder()
 PRIMARY = {"train", "evaluate", "predict", "check"}

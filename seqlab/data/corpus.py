@@ -39,11 +39,15 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus: memory-mapped tables by split, their tokenizer, and facts for run.json."""
+    """A prepared corpus: memory-mapped tables by split, their tokenizer, and facts for run.json.
+
+    `fingerprint` is of the text and the tokenizer, `source` of the text alone.
+    """
 
     tokenizer: Tokenizer
     splits: dict[str, datasets.Dataset]
     fingerprint: str
+    source: str
     facts: dict[str, Any]
 
 
@@ -67,7 +71,7 @@ def prepare(source: Source, tokenizer: TokenizerTrainer, cache_dir: str | os.Pat
                 warnings.warn(f"prepared corpus {folder} is damaged ({damage}); preparing it anew", stacklevel=2)
                 shutil.rmtree(folder)
             _make(folder, source, tokenizer)
-        return _load(folder, fingerprint)
+        return _load(folder, fingerprint, parts[0])
 
 
 @contextmanager
@@ -156,11 +160,12 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _load(folder: Path, fingerprint: str) -> Corpus:
+def _load(folder: Path, fingerprint: str, source: str) -> Corpus:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return Corpus(
         tokenizer=Tokenizer.load(folder / "tokenizer.json", facts["tokenizer"]["end_token"]),
         splits={split: datasets.Dataset.load_from_disk(folder / split) for split in SPLITS},
         fingerprint=fingerprint,
+        source=source,
         facts=facts,
     )

@@ -36,7 +36,7 @@ class NoPositions(Positions):
 class LearnedPositions(Positions):
     """A trained vector for each of the first `max_length` positions (Gehring et al. 2017, section 3.1)."""
 
-    def __init__(self, width: int, head_width: int, max_length: int = 1024) -> None:
+    def __init__(self, width: int, head_width: int, max_length: int = 2048) -> None:
         super().__init__(width, head_width)
         self.max_length = max_length
         self.table = nn.Parameter(torch.randn(max_length, width) * 0.02)

@@ -113,6 +113,8 @@ class RecurrentStack(SequenceLayer):
         residual: bool = False,
     ) -> None:
         super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers}: at least 1 is needed")
         directions = 2 if bidirectional else 1
         self.output_size = hidden_size * directions
         self.residual = residual
@@ -120,6 +122,8 @@ class RecurrentStack(SequenceLayer):
         self.layers = nn.ModuleList()
         for i in range(layers):
             width = input_size if i == 0 else self.output_size
+            if not hasattr(cell(1, 1), "initial_state"):
+                raise ValueError("the cell has no initial_state(batch): see the contract in seqlab/layers/cells.py")
             pair = [Recurrence(cell(width, hidden_size), reverse) for reverse in (False, True)[:directions]]
             self.layers.append(nn.ModuleList(pair))
         self.state_size = len(self.layers[0][0].cell.initial_state(0))

@@ -29,7 +29,7 @@ def generate(
         model: read in evaluation mode, whatever mode it is in.
         prompts: [T] int64; of any lengths, none empty.
         end: the token that ends a sequence.
-        max_tokens: the most to write for each.
+        max_tokens: the most to write for each; a model that knows no further positions ends sooner.
         temperature: divides the scores before sampling; 0 takes the likeliest token (greedy).
         seeds: one for each prompt, needed unless greedy.
 
@@ -40,6 +40,9 @@ def generate(
         raise ValueError("a prompt needs at least one token; begin it with the start mark")
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
+    room = model.max_length
+    if room is not None and len(prompts) and prompts.layout.longest > room:
+        raise ValueError(f"a prompt has {prompts.layout.longest} tokens, and this model knows {room} positions")
     if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
         raise ValueError(f"sampling needs one seed for each of the {len(prompts)} prompts, got {seeds}")
     written: list[list[int]] = [[] for _ in range(len(prompts))]
@@ -60,10 +63,14 @@ def generate(
                 draws_B1 = torch.stack([torch.rand(1, generator=generators[i]) for i in running.tolist()])
                 tokens_B = sample(scores_BV / temperature, draws_B1.to(scores_BV.device))
             goes_on = (tokens_B != end).nonzero().flatten()
+            for i, token in zip(running.tolist(), tokens_B.tolist(), strict=True):
+                if token != end:
+                    written[i].append(token)
+            if room is not None:
+                lengths_B = prompts.lengths[running] + torch.tensor([len(written[i]) for i in running.tolist()])
+                goes_on = goes_on[(lengths_B <= room)[goes_on.cpu()].to(goes_on.device)]
             running = running[goes_on.cpu()]
             tokens_B = tokens_B[goes_on]
-            for i, token in zip(running.tolist(), tokens_B.tolist(), strict=True):
-                written[i].append(token)
             hidden_BD, state = model.step(tokens_B, state.select(goes_on))
     finally:
         model.train(training)

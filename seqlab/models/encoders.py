@@ -112,14 +112,16 @@ class TransformerEncoder(Encoder):
         self,
         vocabulary: int,
         positions: Callable[..., Positions],
-        width: int = 192,
-        layers: int = 3,
+        width: int = 128,
+        layers: int = 4,
         heads: int = 4,
         mlp_width: int | None = None,
         causal: bool = True,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        if heads < 1 or layers < 1 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}, and layers={layers} be at least 1")
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         self.stack = TransformerStack(width, heads, layers, mlp_width or 4 * width, causal, scheme, dropout)

@@ -36,7 +36,7 @@ class BytePairs:
     vocab_size counts the 256 bytes and the end token; fewer tokens come out where no pair is left that occurs twice.
     """
 
-    vocab_size: int = 2048
+    vocab_size: int = 1024
 
     def __post_init__(self) -> None:
         _require_size(self.vocab_size, len(_BYTES) + 1, "256 bytes and the end token")

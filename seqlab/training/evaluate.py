@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -14,21 +16,37 @@ from seqlab.training.objective import pieces
 
 def evaluate(
     task: Task, batches: Iterable[Batch], device: torch.device | str = "cpu", micro_tokens: int | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """`task.metrics` over all batches: sums and counts are added up and divided once.
+
+    "by_length" holds the same metrics for the examples of each range of lengths, such as "0016-0031".
 
     The model is in evaluation mode meanwhile and returned to the mode it was in. The random state is left as it was:
     evaluating more or less often does not change what is trained.
     """
     device = torch.device(device)
     averages = Averages()
+    ranges: defaultdict[str, Averages] = defaultdict(Averages)
     was_training = task.model.training
     task.model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for batch in batches:
                 for micro in pieces(batch, micro_tokens):
-                    averages.add_terms(task.step(micro.to(device)))
+                    for name, part in by_length(micro):
+                        output = task.step(part.to(device))
+                        averages.add_terms(output)
+                        ranges[name].add_terms(output)
     finally:
         task.model.train(was_training)
-    return task.metrics(averages.read())
+    lengths = {name: task.metrics(ranges[name].read()) for name in sorted(ranges)}
+    return {**task.metrics(averages.read()), "by_length": lengths}
+
+
+def by_length(batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """The examples of a batch by their number of tokens, in ranges that double: 0, 1, 2 to 3, 4 to 7, ..."""
+    doublings = (batch.tokens.lengths + 0.5).log2().floor().long()
+    for doubling in doublings.unique().tolist():
+        chosen = (doublings == doubling).nonzero().flatten()
+        name = "0000" if doubling < 0 else f"{2**doubling:04}-{2 ** (doubling + 1) - 1:04}"
+        yield name, batch if len(chosen) == len(batch) else batch.select(chosen)

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
 from seqlab.layers.backend import backend
@@ -29,6 +29,9 @@ def differences(task: Task, batch: Batch) -> dict[str, tuple[float, float]]:
     """
     task = copy.deepcopy(task)
     task.model.double().cpu().eval()
+    for module in task.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()  # as it acts while training; evaluation would hide what it does
     whole = _terms_and_gradients(task, [batch])
     size = len(batch)
     shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(0))

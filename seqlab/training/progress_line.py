@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from seqlab.training.state import State
 
-HIDDEN = {"step", "split", "epoch", "tokens", "sequences", "seconds"}
+HIDDEN = {"by_length", "step", "split", "epoch", "tokens", "sequences", "seconds"}
 
 
 class ProgressLine:

@@ -34,12 +34,14 @@ logger = logging.getLogger(__name__)
 class RunFolder:
     """An output folder, locked while this object is open.
 
-    Made by `create` or `reopen`. As a context manager it writes the status that fits how the block ended.
+    Made by `create` or `reopen`, which only take the lock; `begin` writes that a run is under way. As a context manager
+    it writes the status that fits how the block ended. Where that was before `begin`, it leaves things as they were.
     """
 
     def __init__(self, path: Path, lock: int, facts: dict[str, Any]) -> None:
         self.path = path
         self.facts = facts
+        self.begun = False
         self._lock = lock
 
     @classmethod
@@ -57,13 +59,8 @@ class RunFolder:
             raise _unwritable(path, error) from error
 
     @classmethod
-    def create(cls, path: Path | str, config: str, facts: dict[str, Any]) -> RunFolder:
-        """A new run in a folder that is empty or not there yet.
-
-        Args:
-            path: `output_dir`.
-            config: text of config.yaml.
-            facts: what run.json says besides status and times.
+    def create(cls, path: Path | str) -> RunFolder:
+        """A folder for a new run, empty or not there yet.
 
         Raises:
             InputError: the folder cannot be written, or it holds a run or anything else already.
@@ -84,16 +81,10 @@ class RunFolder:
                 raise InputError(
                     f"output_dir={path} holds {ended}; continue it with resume={path}, or choose another output_dir"
                 )
-            run = cls(path, lock, dict(facts))
-            replace_file(path / "config.yaml", config.encode())
-            run.record(format_version=FORMAT_VERSION, status="running", started=_now(), ended=None)
-        except OSError as error:
-            os.close(lock)
-            raise _unwritable(path, error) from error
+            return cls(path, lock, {})
         except BaseException:
             os.close(lock)
             raise
-        return run
 
     @classmethod
     def reopen(cls, path: Path | str) -> RunFolder:
@@ -111,13 +102,26 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            run = cls(path, lock, read_facts(path))
-            (path / "error.txt").unlink(missing_ok=True)
-            run.record(status="running", ended=None, resumed=[*run.facts.get("resumed", []), _now()])
+            return cls(path, lock, read_facts(path))
         except BaseException:
             os.close(lock)
             raise
-        return run
+
+    def begin(self, config: str, facts: dict[str, Any]) -> None:
+        """Training starts, or goes on.
+
+        Args:
+            config: text of config.yaml; a run that goes on keeps its own.
+            facts: what run.json says besides status and times; a run that goes on keeps its own.
+        """
+        if self.facts:
+            news: dict[str, Any] = {"resumed": [*self.facts.get("resumed", []), _now()]}
+            (self.path / "error.txt").unlink(missing_ok=True)
+        else:
+            news = {"format_version": FORMAT_VERSION, **facts, "started": _now()}
+            replace_file(self.path / "config.yaml", config.encode())
+        self.record(**news, status="running", ended=None)
+        self.begun = True
 
     @property
     def config(self) -> str:
@@ -137,11 +141,21 @@ class RunFolder:
         """Writes summary.json."""
         replace_file(self.path / "summary.json", _json(summary))
 
+    def _leave_no_trace(self) -> None:
+        """A folder made for a run that never began goes again, unless it holds something."""
+        if not self.facts:
+            (self.path / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.rmdir()
+
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
+            if not self.begun:
+                self._leave_no_trace()
+                return
             if (status := status_of(error)) == "failed":
                 replace_file(self.path / "error.txt", "".join(traceback.format_exception(error)).encode())
             self.record(status=status, ended=_now())

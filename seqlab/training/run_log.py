@@ -58,7 +58,7 @@ class RunLog:
         """The averages since the last such point; how long training will go on, where that can be foreseen."""
         self._each("point", {**_place(state, "train"), **figures, "seconds_left": seconds_left})
 
-    def evaluation(self, state: State, split: str, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, state: State, split: str, metrics: Mapping[str, Any]) -> None:
         """Figures over all of "validation" or "test"."""
         self._each("point", {**_place(state, split), **metrics})
 

@@ -31,10 +31,10 @@ class State:
     step_seconds: float = 0.0  # of which in steps, waiting for their data included
     lr: float = 0.0  # of the last step, first group
     evaluated: int = 0  # the step of the last evaluation
-    metrics: dict[str, float] = field(default_factory=dict)  # its figures
+    metrics: dict[str, Any] = field(default_factory=dict)  # its figures
     best: float | None = None  # lowest value of the task's monitor
     best_step: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, Any] = field(default_factory=dict)
     stale: int = 0  # evaluations since the best
     terms: Averages = field(default_factory=Averages)  # the task's terms in the running log interval
     figures: Averages = field(default_factory=Averages)  # the trainer's own figures in it
@@ -58,7 +58,7 @@ class State:
         self.figures.add("batch_seqs", len(layout), 1)
         self.figures.add("padding_fraction", cells - layout.total, cells)
 
-    def judge(self, metrics: dict[str, float], monitor: str) -> bool:
+    def judge(self, metrics: dict[str, Any], monitor: str) -> bool:
         """Takes note of an evaluation at this step; True where it is the best so far, which nan never is."""
         self.evaluated, self.metrics = self.step, metrics
         value = metrics[monitor]

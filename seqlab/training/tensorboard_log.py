@@ -19,9 +19,11 @@ NOT_PLOTTED = {"step", "split", "epoch", "tokens", "sequences", "seconds", "seco
 def tags(point: Mapping[str, Any]) -> dict[str, float]:
     """The scalars of a logged point by TensorBoard tag: {"split": "train", "loss": 2.5} gives {"train/loss": 2.5}."""
     prefix = PREFIXES[point["split"]]
-    scalars = {}
+    scalars: dict[str, float] = {}
     for name, value in point.items():
-        if name not in NOT_PLOTTED:
+        if name == "by_length":
+            scalars |= {f"{prefix}_by_len/{part}/{tag}": x for part, found in value.items() for tag, x in found.items()}
+        elif name not in NOT_PLOTTED:
             folder = "perf" if name in PERFORMANCE else "data" if name in DATA else prefix
             scalars[f"{folder}/{name}"] = value
     return scalars

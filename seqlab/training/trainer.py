@@ -197,7 +197,7 @@ class Trainer:
         state = self.state
         if not state.figures.counts:
             return
-        done = max(self.progress, self.limits.minutes_used(state.seconds))
+        done = min(1.0, max(self.progress, self.limits.minutes_used(state.seconds)))
         figures = {
             **self.task.metrics(state.terms.take()),
             **state.figures.take(),
@@ -238,9 +238,9 @@ class Trainer:
         self.log.flush()
         try:
             self.checkpoints.save(self.task.model, self.optimizer, state)
-            self.saved = (state.step, state.evaluated)
             if state.is_best:
                 self.publish()
+            self.saved = (state.step, state.evaluated)
         except OSError as error:
             if final:
                 raise

@@ -19,11 +19,17 @@ ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, time
 from seqlab.training.run_folder import RunFolder
-run = RunFolder.create(sys.argv[1], "", {})
+run = RunFolder.create(sys.argv[1])
+run.begin("", {})
 assert "torch" not in sys.modules, "slow to refuse"
 print("locked", flush=True)
 time.sleep(60)
 """
+
+
+def begun(run: RunFolder) -> RunFolder:
+    run.begin("", {})
+    return run
 
 
 def facts(path: Path) -> dict[str, object]:
@@ -32,7 +38,8 @@ def facts(path: Path) -> dict[str, object]:
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "a"
-    with RunFolder.create(path, "seed: 1\n", {"seed": 1}) as run:
+    with RunFolder.create(path) as run:
+        run.begin("seed: 1\n", {"seed": 1})
         assert facts(path)["status"] == "running"
         assert facts(path)["ended"] is None
         run.record(parameters=12)
@@ -47,33 +54,47 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
 
 
 def test_failed_interrupted_and_continued(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), RunFolder.create(tmp_path, "", {}):
+    with pytest.raises(ZeroDivisionError), begun(RunFolder.create(tmp_path)):
         _ = 1 / 0
     assert facts(tmp_path)["status"] == "failed"
     assert "ZeroDivisionError: division by zero" in (tmp_path / "error.txt").read_text()
-    with suppress(StoppedError), RunFolder.reopen(tmp_path):
+    with suppress(StoppedError), begun(RunFolder.reopen(tmp_path)):
         assert not (tmp_path / "error.txt").exists()
         assert facts(tmp_path)["status"] == "running"
         raise StoppedError("stopped", 15)
     assert facts(tmp_path)["status"] == "interrupted"
-    with RunFolder.reopen(tmp_path):
+    with begun(RunFolder.reopen(tmp_path)):
         pass
     assert facts(tmp_path)["status"] == "success"
     assert len(facts(tmp_path)["resumed"]) == 2  # type: ignore[arg-type]
     assert [status_of(e) for e in (None, KeyboardInterrupt(), ValueError())] == ["success", "interrupted", "failed"]
 
 
+def test_what_fails_before_it_begins_leaves_no_trace(tmp_path: Path) -> None:
+    new, done = tmp_path / "new", tmp_path / "done"
+    with pytest.raises(ZeroDivisionError), RunFolder.create(new):
+        _ = 1 / 0
+    assert not new.exists()
+    with begun(RunFolder.create(done)):
+        pass
+    before = (done / "run.json").read_bytes()
+    with pytest.raises(ZeroDivisionError), RunFolder.reopen(done):
+        _ = 1 / 0
+    assert (done / "run.json").read_bytes() == before
+    assert not (done / "error.txt").exists()
+
+
 def test_folders_that_hold_something(tmp_path: Path) -> None:
     done, unfinished, foreign = tmp_path / "done", tmp_path / "unfinished", tmp_path / "foreign"
-    with RunFolder.create(done, "", {}):
+    with begun(RunFolder.create(done)):
         pass
-    with pytest.raises(StoppedError), RunFolder.create(unfinished, "", {}):
+    with pytest.raises(StoppedError), begun(RunFolder.create(unfinished)):
         raise StoppedError("", 15)
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("all of it")
     for path, says in ((done, "a finished run"), (unfinished, "has not finished"), (foreign, "thesis.tex")):
         with pytest.raises(InputError, match=says) as caught:
-            RunFolder.create(path, "", {})
+            RunFolder.create(path)
         assert str(path) in str(caught.value)
         assert ("resume=" in str(caught.value)) is (path != foreign)
         assert "output_dir" in str(caught.value)
@@ -85,7 +106,7 @@ def test_folders_that_hold_something(tmp_path: Path) -> None:
 
 
 def test_run_json_of_another_time(tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path, "", {}) as run:
+    with begun(RunFolder.create(tmp_path)) as run:
         run.record(format_version=99)
     with pytest.raises(InputError, match="format 99"):
         RunFolder.reopen(tmp_path)
@@ -100,7 +121,7 @@ def test_unwritable(tmp_path: Path, path: str) -> None:
         pytest.skip("no such file system here")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written") as caught:
-        RunFolder.create(tmp_path / path, "", {})
+        RunFolder.create(tmp_path / path)
     assert str(tmp_path / path) in str(caught.value)
     with pytest.raises(InputError, match="cannot be written"):
         RunFolder.unique(tmp_path / path)
@@ -112,7 +133,7 @@ def test_a_living_process_keeps_others_out_and_a_dead_one_does_not(tmp_path: Pat
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
-        for start in (lambda: RunFolder.create(tmp_path, "", {}), lambda: RunFolder.reopen(tmp_path)):
+        for start in (lambda: RunFolder.create(tmp_path), lambda: RunFolder.reopen(tmp_path)):
             with pytest.raises(FolderInUseError, match=f"process {holder.pid} on ") as caught:
                 start()
             assert caught.value.exit_code == 4
@@ -130,5 +151,5 @@ def test_starts_in_the_same_second_do_not_meet(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert {path.name for path in found} == {"12-00", *(f"12-00-{i}" for i in range(2, 21))}
-    with RunFolder.create(found[0], "", {}):
+    with begun(RunFolder.create(found[0])):
         pass

@@ -1,0 +1,142 @@
+"""What a configuration may hold, and whether it fits together; checked as a whole before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from seqlab.errors import InputError
+from seqlab.instantiate import instantiate, mistakes
+from seqlab.training.checkpoint import Checkpoints
+from seqlab.training.limits import Limits
+from seqlab.training.trainer import Trainer
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The top of the configuration."""
+
+    name: str | None = None
+    output_dir: str | None = None
+    resume: str | None = None
+    trust: str | list[str] | None = None
+    seed: int = 1
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.seed >= 0, f"seed={self.seed}: expected 0 or more"),
+            (self.threads is None or self.threads >= 1, f"threads={self.threads}: expected at least 1, or null"),
+        )
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How examples are cut and put together; see `seqlab/data/examples.py` and `plan.py`."""
+
+    tokens: int = 2048
+    pool: int = 50
+    max_length: int | None = None
+    over_long: str = "split"
+    first_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        longest, first = self.max_length, self.first_batches
+        _require(
+            (self.tokens >= 1, f"batch.tokens={self.tokens}: expected at least 1"),
+            (self.pool >= 1, f"batch.pool={self.pool}: expected at least 1"),
+            (longest is None or longest >= 1, f"batch.max_length={longest}: expected at least 1, or null"),
+            (
+                longest is None or longest <= self.tokens,
+                f"batch.max_length={longest} cannot fit into batch.tokens={self.tokens}",
+            ),
+            (first is None or first >= 1, f"batch.first_batches={first}: expected at least 1, or null"),
+        )
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are read; see `seqlab/data/loader.py`."""
+
+    workers: int = 0
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.workers >= 0, f"loader.workers={self.workers}: expected 0 or more"),
+            (self.prefetch >= 1, f"loader.prefetch={self.prefetch}: expected at least 1"),
+        )
+
+
+def _require(*claims: tuple[bool, str]) -> None:
+    if wrong := [message for right, message in claims if not right]:
+        raise InputError("\n".join(wrong))
+
+
+TRAINER_PARTS = ("task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "device", "publish")
+
+# Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is
+# found out at run time and passed when that is built.
+SECTIONS: dict[str, tuple[type | None, tuple[str, ...]]] = {
+    "data": (None, ()),
+    "tokenizer": (None, ()),
+    "batch": (Batching, ()),
+    "loader": (Loading, ()),
+    "task": (None, ("vocabulary", "lossless")),
+    "optimizer": (None, ("model",)),
+    "schedule": (None, ()),
+    "checkpoints": (Checkpoints, ("folder",)),
+    "trainer": (Trainer, TRAINER_PARTS),
+}
+
+
+def check(config: Config, trust: Collection[str] = ()) -> None:
+    """Whether everything in the configuration has a place and a fitting type, before anything is read or written.
+
+    Raises:
+        InputError: with a line for each mistake.
+    """
+    top = {key: config[key] for key in Settings.__dataclass_fields__ if key in config}
+    found = [line.replace("configuration.", "") for line in mistakes(top, "configuration", target=Settings)]
+    for key, (target, facts) in SECTIONS.items():
+        found += mistakes(config[key], key, target=target, trust=trust, facts=facts)
+    if not found:
+        limits = {key: config["trainer"][key] for key in Limits.__dataclass_fields__}
+        found += _refused(lambda: Settings(**top)) + _refused(lambda: Limits(**limits))
+        for key, (target, facts) in SECTIONS.items():
+            if not facts:  # cheap to make, and knows what values it takes
+                found += _refused(partial(instantiate, config[key], key, target=target, trust=trust))
+        found += _contradictions(config)
+    if found:
+        raise InputError(plainly("\n".join(dict.fromkeys(found))))
+
+
+def _refused(make: Callable[[], object]) -> list[str]:
+    try:
+        make()
+    except InputError as error:
+        return str(error).split("\n")
+    return []
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Settings that are each right and cannot be meant together."""
+    batch, trainer, schedule = config["batch"], config["trainer"], config["schedule"]
+    longest, micro, steps = batch["max_length"], trainer["micro_tokens"], trainer["max_steps"]
+    warm_up = schedule.get("warmup_steps", 0)
+    found = []
+    if micro is not None and longest is not None and longest > micro:
+        found.append(f"batch.max_length={longest} cannot fit into trainer.micro_tokens={micro}")
+    if steps is not None and warm_up >= steps:
+        found.append(f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}")
+    return found
+
+
+def plainly(message: str) -> str:
+    """The task holds a copy of the model; people change the original."""
+    return message.replace("task.model.encoder", "model")
