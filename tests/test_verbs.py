@@ -75,7 +75,7 @@ def test_evaluate_repeats_the_figures_of_training(verb: Callable[..., Outcome]) 
     assert "data=" in err
     code, _, err = verb("evaluate", "run=run", "split=tset")
     assert code == 2
-    assert "did you mean test" in err
+    assert "'test'" in err
     code, _, err = verb("evaluate", "run=nowhere")
     assert code == 2
     assert "nowhere" in err
@@ -191,12 +191,13 @@ def test_every_scheme_of_positions_trains_and_continues_text(verb: Callable[...,
     code, _, err = verb("train", *words, "output_dir=run")
     assert code == 0, err
     Path("in.jsonl").write_text('{"text": "the old"}')
-    code, out, err = verb("predict", "run=run", "input=in.jsonl", "max_tokens=200", "temperature=2")
+    code, _, err = verb("predict", "run=run", "input=in.jsonl", "max_tokens=200", "temperature=2")
     assert code == 0, err
     if scheme == "learned":  # it ends where its positions end
-        code, _, err = verb("train", *tiny(*words, "model.positions.max_length=8"), "output_dir=short")
+        words[-2:] = ["model.positions.max_length=8"]
+        code, _, err = verb("train", *words, "batch.max_length=64", "output_dir=short")
         assert code == 2
-        assert "model.positions.max_length=8: the longest sequence has" in err
+        assert "model.positions.max_length=8" in err
 
 
 @pytest.mark.parametrize("words", [["tokenizer=bytes"], ["tokenizer=characters"], ["tokenizer=words"]])
@@ -210,13 +211,13 @@ def test_every_tokenizer_trains(verb: Callable[..., Outcome], words: list[str]) 
 
 def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome]) -> None:
     words = [word for word in TINY if not word.startswith(("trainer", "model", "batch", "schedule"))]
-    code, _, err = verb("train", *words, "debug=overfit", "batch.tokens=128", "model.width=64", "output_dir=run")
+    code, _, err = verb("train", *words, "debug=overfit", "batch.tokens=128", "model.width=128", "output_dir=run")
     assert code == 0, err
     assert json.loads(Path("run/summary.json").read_text())["validation_best"]["loss"] < 0.2
 
 
 def without_timings(path: Path) -> list[dict[str, float]]:
-    timed = {"tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
+    timed = {"seconds", "seconds_left", "tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
     return [{k: v for k, v in point.items() if k not in timed} for point in read_points(path / "metrics.jsonl")]
 
 
@@ -300,15 +301,16 @@ def test_a_run_limited_by_minutes_resumes_and_may_change_what_is_free(verb: Call
 def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
     Path("mine.py").write_text(
         "import torch\n"
-        "def sgd(model, lr: float = 0.1):\n"
+        "def sgd(model, lr: float, betas: list[float], eps: float, weight_decay: float):\n"
         "    return torch.optim.SGD(model.parameters(), lr=lr)\n"
         "class Half:\n"
+        "    def __init__(self, warmup_steps: int, floor: float):\n"
+        "        pass\n"
         "    def factor(self, step, progress):\n"
         "        return 0.5\n"
     )
-    own = ["optimizer={_target_: mine.sgd, lr: 0.2}", "schedule={_target_: mine.Half}"]
-    given = [word for word in TINY if not word.startswith(("optimizer", "schedule"))]
-    code, _, err = verb("train", *given, *own, "output_dir=run")
+    own = ["optimizer._target_=mine.sgd", "optimizer.lr=0.2", "schedule._target_=mine.Half"]
+    code, _, err = verb("train", *TINY, *own, "output_dir=run")
     assert code == 0, err
     points = [point for point in read_points(Path("run/metrics.jsonl")) if point["split"] == "train"]
     assert {point["lr"] for point in points} == {0.1}

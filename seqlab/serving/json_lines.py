@@ -27,6 +27,8 @@ def read_items(source: str) -> list[dict[str, Any]]:
         try:
             item = json.loads(line)
             json.dumps(item, ensure_ascii=False).encode()  # half a surrogate pair can be read, and not be written
+        except UnicodeEncodeError as error:
+            raise InputError(f"input={source}, line {number}: not valid Unicode ({error})") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"input={source}, line {number}: not JSON ({error})") from error
         if not isinstance(item, dict) or not isinstance(item.get("text"), str):

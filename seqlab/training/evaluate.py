@@ -39,8 +39,8 @@ def evaluate(
                         ranges[name].add_terms(output)
     finally:
         task.model.train(was_training)
-    lengths = {name: task.metrics(ranges[name].read()) for name in sorted(ranges)}
-    return {**task.metrics(averages.read()), "by_length": lengths}
+    metrics = task.metrics(averages.read())
+    return {**metrics, "by_length": {name: task.metrics(ranges[name].read()) for name in sorted(ranges)}}
 
 
 def by_length(batch: Batch) -> Iterator[tuple[str, Batch]]:

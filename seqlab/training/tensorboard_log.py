@@ -61,6 +61,11 @@ class TensorBoardLog:
 
         for path in self.folder.glob("events.out.tfevents.*.end"):
             path.unlink()
+        # TensorBoard reads files in the order of their names, which begin with the second: two starts must not share one.
+        while any(
+            int(path.name.split(".")[3]) >= int(time.time()) for path in self.folder.glob("events.out.tfevents.*")
+        ):
+            time.sleep(0.05)
         # A purge takes effect only if the first file began with one too; hence also at step 0.
         self._writer = SummaryWriter(str(self.folder), purge_step=state.step)
         if state.step == 0:
