@@ -17,7 +17,7 @@ class Embedding(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, positions: Positions, dropout: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(vocabulary, width) * 0.02)
+        self.weight = nn.Parameter(torch.randn(vocabulary, width) * width**-0.5)
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
 

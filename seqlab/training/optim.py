@@ -29,7 +29,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
 
 def adamw(
     model: nn.Module,
-    lr: float = 4e-3,
+    lr: float = 8e-3,
     betas: Sequence[float] = (0.9, 0.95),
     eps: float = 1e-8,
     weight_decay: float = 0.1,
