@@ -61,7 +61,7 @@ class TensorBoardLog:
 
         for path in self.folder.glob("events.out.tfevents.*.end"):
             path.unlink()
-        # TensorBoard reads files in the order of their names, which begin with the second: two starts must not share one.
+        # TensorBoard reads files in the order of their names, which begin with the second: no two starts may share it.
         while any(
             int(path.name.split(".")[3]) >= int(time.time()) for path in self.folder.glob("events.out.tfevents.*")
         ):
