@@ -1,9 +1,9 @@
 """python scripts/judge_samples.py RUN [RUN ...]: what a language model of docstrings is worth, against compressors.
 
 Prints, for the corpus of data=pydocs: bits per byte of `xz -9e` on the test split alone, of xz when it has seen the
-training split, and of a 5-gram byte model with Witten-Bell smoothing (Bell, Cleary & Witten 1990, section 6.3). Then for each run: bits
-per byte on the test split; of 100 samples of 100 tokens, the share of words that occur in the corpus and of runs of 20
-tokens that are copied from training, beside the same share in the test split itself.
+training split, and of a 5-gram byte model with Witten-Bell smoothing (Witten & Bell 1991, method C). Then for each run:
+bits per byte on the test split; of 100 samples of 100 tokens, the share of words that occur in the corpus, and of runs of
+20 tokens that are copied from training, beside the same share in the test split itself.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ def main() -> None:
             shares[name] = f"{sum(found)} of {len(found)} ({sum(found) / max(1, len(found)):.3%})"
         figures = json.loads((Path(run) / "summary.json").read_text())
         print(f"\n{run}: {figures['test']['bits_per_byte']:.3f} bits per byte on test, {figures['wall_s']:.0f} s")
-        print(
-            f"words of samples that occur in the corpus: {sum(w in known for w in words) / len(words):.1%} of {len(words)}"
-        )
+        share = sum(word in known for word in words) / len(words)
+        print(f"words of samples that occur in the corpus: {share:.1%} of {len(words)}")
         print(f"runs of {COPIED} tokens copied from training: samples {shares['samples']}, test {shares['test']}")
 
 
