@@ -2,8 +2,8 @@
 
 Prints, for the corpus of data=pydocs: bits per byte of `xz -9e` on the test split alone, of xz when it has seen the
 training split, and of a 5-gram byte model with Witten-Bell smoothing (Witten & Bell 1991, method C). Then for each run:
-bits per byte on the test split; of 100 samples of 100 tokens, the share of words that occur in the corpus, and of runs of
-20 tokens that are copied from training, beside the same share in the test split itself.
+bits per byte on the test split; of 100 samples of 100 tokens, the share of words that occur in the corpus, and of runs
+of 20 tokens that are copied from training, beside the same share in the test split itself.
 """
 
 from __future__ import annotations
