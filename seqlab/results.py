@@ -42,7 +42,7 @@ def show(summary: dict[str, Any], samples: str, path: Path) -> None:
     table.add_column("")
     for split in ("validation", "test"):
         table.add_column(split, justify="right")
-    for name in summary["test"].keys() - {"by_length"}:
+    for name in (name for name in summary["test"] if name != "by_length"):
         table.add_row(name, *(f"{summary[key][name]:.4f}" for key in ("validation_best", "test")))
     console = Console()
     console.print(table)
