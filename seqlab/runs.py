@@ -51,7 +51,10 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
         if named and Path(named).resolve() != Path(resume).resolve():
             raise InputError(f"resume={resume} writes to its own folder; drop output_dir={named}")
         stored = stored_config(resume)
-        typed = [override.partition("=")[0].lstrip("+~").partition("@")[0] for override in command.overrides]
+        typed = [
+            override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
+            for override in command.overrides
+        ]
         different = {key: pair for key, pair in _differences(stored, config).items() if _within(key, typed)}
         if different:
             raise InputError(_told(f"resume={resume}: that run was configured otherwise", different))
