@@ -137,6 +137,13 @@ def _contradictions(config: Config) -> list[str]:
     return found
 
 
+def for_people(config: Config) -> dict[str, Any]:
+    """The configuration without the copy of the model that the task holds."""
+    task = config["task"]
+    model = {key: value for key, value in task.get("model", {}).items() if key != "encoder"}
+    return {**config, "task": {**task, "model": model}}
+
+
 def plainly(message: str) -> str:
     """The task holds a copy of the model; people change the original."""
     return message.replace("task.model.encoder", "model")

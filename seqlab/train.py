@@ -26,7 +26,9 @@ def job(command: Command) -> None:
         runs.require_same(folder.facts, parts.identity(), folder.path)
         print(results.describe(parts), flush=True)
         text, continues = yaml.safe_dump(config, sort_keys=False), bool(folder.facts)
-        with RunLog(folder.path, config, text, parts.loaders["train"].examples.lengths.tolist()) as log:
+        shown = settings.for_people(config)
+        shown_text = yaml.safe_dump(shown, sort_keys=False)
+        with RunLog(folder.path, shown, shown_text, parts.loaders["train"].examples.lengths.tolist()) as log:
             trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
             folder.begin(text, runs.provenance(command))
             folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
