@@ -45,7 +45,7 @@ def recurrent_sides(
     theirs = module(width, width, batch_first=True)
     for name, parameter in ours.layers[0][0].cell.named_parameters():
         getattr(theirs, f"{name}_l0").data = parameter.data
-    padded, lengths = x.to_padded(), x.lengths
+    padded, lengths = x.to_padded().detach().requires_grad_(), x.lengths
 
     def packed() -> PackedSequence:
         return theirs(pack_padded_sequence(padded, lengths, batch_first=True))[0]
@@ -72,7 +72,7 @@ def transformer_sides(width: int, x: Ragged) -> tuple[dict[str, Side], float]:
             yours.load_state_dict(mine.state_dict())
         b.self_attn.in_proj_weight.data = a.attention.qkv.weight.data
         b.self_attn.in_proj_bias.data = a.attention.qkv.bias.data
-    padded = x.to_padded()
+    padded = x.to_padded().detach().requires_grad_()
     mask = torch.arange(x.layout.longest) >= x.lengths.unsqueeze(1)
     by_mask = Ragged.from_padded(theirs(padded, src_key_padding_mask=mask), x.lengths)
     apart = (ours(x).values - by_mask.values).detach().abs().max().item()
