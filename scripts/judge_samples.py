@@ -2,7 +2,7 @@
 
 Prints, for the corpus of data=pydocs: bits per byte of `xz -9e` on the test split alone, of xz when it has seen the
 training split, and of a 5-gram byte model with Witten-Bell smoothing (Witten & Bell 1991, method C). Then for each run:
-bits per byte on the test split; of 100 samples of 100 tokens, the share of words that occur in the corpus, and of runs
+bits per byte on the test split; of 400 samples of 100 tokens, the share of words that occur in the corpus, and of runs
 of 20 tokens that are copied from training, beside the same share in the test split itself.
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
         loaded = bundle.load(run)
         encode = loaded.tokenizer.encode
         learned = {gram for ids in encode(splits["train"]) for gram in grams(ids)}
-        samples = Predictor(loaded).complete([""] * 100, max_tokens=100, temperature=0.8, seed=1)
+        samples = Predictor(loaded).complete([""] * 400, max_tokens=100, temperature=1.0, seed=7)
         words = [word.lower() for text in samples for word in WORD.findall(text)]
         shares = {}
         for name, texts in (("samples", samples), ("test", splits["test"])):

@@ -32,7 +32,7 @@ def sample(parts: Experiment) -> str:
     ids = range(0, len(loader.examples), max(1, len(loader.examples) // 3))
     begun = [tokenizer.decode(loader.examples.batch([i]).targets.values[:6].tolist()) for i in ids]
     prompts = ["", "", *begun[:3]]
-    written = Predictor(parts.bundle).complete(prompts, max_tokens=60, temperature=0.8, seed=1)
+    written = Predictor(parts.bundle).complete(prompts, max_tokens=60, temperature=1.0, seed=1)
     return "\n\n".join(f"[{prompt}]{text}" for prompt, text in zip(prompts, written, strict=True))
 
 
@@ -49,7 +49,7 @@ def show(summary: dict[str, Any], samples: str, path: Path) -> None:
     print(
         f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s; "
         f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
-        f"samples (temperature 0.8, prompts in brackets):\n\n{samples}\n\n"
+        f"samples (temperature 1, prompts in brackets):\n\n{samples}\n\n"
         f"look at it:   tensorboard --logdir {path}\n"
         f"continue text: python -m seqlab.predict run={path} input=prompts.jsonl"
     )
