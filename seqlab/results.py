@@ -51,5 +51,5 @@ def show(summary: dict[str, Any], samples: str, path: Path) -> None:
         f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
         f"samples (temperature 1, prompts in brackets):\n\n{samples}\n\n"
         f"look at it:   tensorboard --logdir {path}\n"
-        f"continue text: python -m seqlab.predict run={path} input=prompts.jsonl"
+        f'continue text: echo \'{{"text": "Return"}}\' | python -m seqlab.predict run={path} input=-'
     )

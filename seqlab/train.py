@@ -21,10 +21,9 @@ def job(command: Command) -> None:
     config, folder = opened
     with folder:
         settings.check(config, command.trust)
-        print(f"run folder: {folder.path}", flush=True)
         parts = experiment.build(config, command.trust)
         runs.require_same(folder.facts, parts.identity(), folder.path)
-        print(results.describe(parts), flush=True)
+        print(f"run folder: {folder.path}\n{results.describe(parts)}", flush=True)
         text, continues = yaml.safe_dump(config, sort_keys=False), bool(folder.facts)
         shown = settings.for_people(config)
         shown_text = yaml.safe_dump(shown, sort_keys=False)
