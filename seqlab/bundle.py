@@ -96,16 +96,28 @@ def save(folder: Path, specification: Mapping[str, Any], facts: Mapping[str, Any
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
     beside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (beside, before):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     for name, data in content.items():
         write_file(beside / name, data)
-    if folder.exists():
+    if folder.exists():  # else a save was cut short, and what it replaced stays until this one is whole
+        shutil.rmtree(before, ignore_errors=True)
         folder.rename(before)
     beside.rename(folder)
     sync_folder(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
+
+
+def find(path: Path | str) -> Path:
+    """The bundle at a path, or in the run folder there.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (Path(path, "bundle"), Path(path, ".bundle.old"), Path(path)):  # the second: a save was cut short
+        if (folder / "model.json").is_file():
+            return folder
+    raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
 
 
 def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
@@ -118,13 +130,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     Raises:
         InputError: there is no bundle, a file of it is missing or damaged, or it names code that is not trusted.
     """
-    folder = Path(path)
-    for name in ("bundle", ".bundle.old"):  # the second where writing the first was cut short
-        if (folder / name).is_dir():
-            folder = folder / name
-            break
-    if not (folder / "model.json").is_file():
-        raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
+    folder = find(path)
     try:
         description = json.loads((folder / "model.json").read_bytes())
         if description["format_version"] != FORMAT_VERSION:

@@ -116,7 +116,7 @@ def build_trainer(
     schedule = instantiate(config["schedule"], "schedule", trust=trust)
     spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
     if not spanned and schedule.factor(10**9, 0.0) != schedule.factor(10**9, 1.0):
-        logger.warning("schedule: the rate will not decay; only trainer.max_minutes is set, and it spans the others")
+        logger.warning("the learning rate will not decay: a schedule spans steps, epochs or tokens, not max_minutes")
 
     def publish() -> None:
         bundle.save(folder.path / "bundle", experiment.specification, experiment.facts, experiment.bundle)

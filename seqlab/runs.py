@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from seqlab import bundle
 from seqlab.command_line import Command
 from seqlab.errors import InputError
 from seqlab.text.tokenizer import Tokenizer
@@ -118,8 +119,7 @@ def config_for_evaluation(run: Path, data: Mapping[str, Any] | None, tokenizer: 
         )
     if data is not None:
         config["data"] = data
-    place = next(found for found in (run / "bundle", run) if (found / "tokenizer.json").exists())
-    given = {"path": str(place / "tokenizer.json"), "end_token": tokenizer.end_token}
+    given = {"path": str(bundle.find(run) / "tokenizer.json"), "end_token": tokenizer.end_token}
     config["tokenizer"] = {"_target_": "seqlab.text.tokenizer_training.Given", **given}
     return config
 
