@@ -10,10 +10,10 @@ and, if it wants,
     project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
     unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
 
-`unroll` receives the projected values in time-major order (seqlab/ragged.py), the lengths longest first and the state's
-rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by calling
-`cell(input_size, hidden_size)`; `hidden_size` is the width of the output. Any module that keeps to this, also one in
-your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
+`unroll` receives the values as they come in, in time-major order (seqlab/ragged.py), the lengths longest first and the
+state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
+calling `cell(input_size, hidden_size)`; `hidden_size` is the width of the output. Any module that keeps to this, also
+one in your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqlab.layers.unroll import unroll_gru, unroll_lstm
+from seqlab.layers.product import linear
+from seqlab.layers.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
 
 
 class Cell(Protocol):
@@ -54,6 +55,11 @@ class _GatedCell(nn.Module):
     def initial_state(self, batch: int) -> list[Tensor]:
         return [self.weight_hh.new_zeros(batch, self.hidden_size)]
 
+    @torch.jit.unused
+    def weights(self) -> list[Tensor]:
+        """In the order in which torch's own recurrences take them."""
+        return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+
 
 class TanhCell(_GatedCell):
     """Elman's recurrence (1990): h = tanh(W x + U h + b)."""
@@ -63,11 +69,17 @@ class TanhCell(_GatedCell):
 
     @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
-        return F.linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
+        return linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
 
     def forward(self, x_BH: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         h_BH = torch.tanh(x_BH + F.linear(state[0], self.weight_hh))
         return h_BH, [h_BH]
+
+    @torch.jit.unused
+    def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
+        if has_cudnn(x_TD):
+            return unroll_cudnn("rnn_tanh", x_TD, self.weights(), lengths, state, reverse)
+        return unroll_tanh(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
 
 class LSTMCell(_GatedCell):
@@ -83,7 +95,7 @@ class LSTMCell(_GatedCell):
 
     @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
-        return F.linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
+        return linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
 
     def forward(self, x_BG: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         h_BH, c_BH = state
@@ -93,8 +105,10 @@ class LSTMCell(_GatedCell):
         return h_BH, [h_BH, c_BH]
 
     @torch.jit.unused
-    def unroll(self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
-        return unroll_lstm(x_TG, self.weight_hh, lengths, state, reverse)
+    def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
+        if has_cudnn(x_TD):
+            return unroll_cudnn("lstm", x_TD, self.weights(), lengths, state, reverse)
+        return unroll_lstm(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
 
 class GRUCell(_GatedCell):
@@ -105,7 +119,7 @@ class GRUCell(_GatedCell):
 
     @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
-        return F.linear(x_TD, self.weight_ih, self.bias_ih)
+        return linear(x_TD, self.weight_ih, self.bias_ih)
 
     def forward(self, x_BG: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         h_BH = state[0]
@@ -118,5 +132,7 @@ class GRUCell(_GatedCell):
         return h_BH, [h_BH]
 
     @torch.jit.unused
-    def unroll(self, x_TG: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
-        return unroll_gru(x_TG, self.weight_hh, self.bias_hh, lengths, state, reverse)
+    def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
+        if has_cudnn(x_TD):
+            return unroll_cudnn("gru", x_TD, self.weights(), lengths, state, reverse)
+        return unroll_gru(self.project(x_TD), self.weight_hh, self.bias_hh, lengths, state, reverse)

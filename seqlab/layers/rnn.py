@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from seqlab.layers.backend import is_fast
 from seqlab.layers.cells import Cell
 from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.steps import permute
 from seqlab.ragged import time_major_of, widths_of
 
 
@@ -24,11 +24,11 @@ class Recurrence(nn.Module):
 
     def forward(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state."""
-        if hasattr(self.cell, "project"):
-            x_TD = self.cell.project(x_TD)
         if not torch.jit.is_scripting():
             if is_fast() and hasattr(self.cell, "unroll"):
                 return self.cell.unroll(x_TD, lengths, state, self.reverse)
+        if hasattr(self.cell, "project"):
+            x_TD = self.cell.project(x_TD)
         return self.loop(x_TD, lengths, state)
 
     def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -65,28 +65,6 @@ class Recurrence(nn.Module):
         ended.append(state)
         ended.reverse()
         return torch.cat(outputs), [torch.cat([part[k] for part in ended]) for k in range(len(initial))]
-
-
-class _Permute(torch.autograd.Function):
-    """Rows in another order. The gradient of a permutation is a gather too, not a scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        return x.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        index, inverse = ctx.saved_tensors
-        return _Permute.apply(grad, inverse, index), None, None
-
-
-def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """`x[index]` where `index` is a permutation and `inverse` undoes it."""
-    if torch.jit.is_scripting():
-        return x.index_select(0, index)
-    else:
-        return _Permute.apply(x, index, inverse)
 
 
 class RecurrentStack(SequenceLayer):

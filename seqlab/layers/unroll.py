@@ -1,26 +1,67 @@
-"""LSTM and GRU over a whole time-major batch as one autograd function each: the fast path of the cells.
+"""LSTM, GRU and tanh over a whole time-major batch as one autograd function each: the fast path of the cells.
 
-A recurrence has few products that must wait for the step before, and many that need not. Here the loop keeps only the
-first kind. Forward: one product `h @ W` and the gates per step, into buffers made once. Backward: everything that does
-not depend on the gradient arriving from the next step is multiplied out for all T rows beforehand; a step is then one
-product and a few elementwise operators; the gradient of the weights is one product over all T rows at the end.
+One product for all inputs, then a loop that keeps only what must wait for the step before (`compiled.py`, or `loops.py`
+where there is no machine code), and in the backward pass one product for the weights' gradient over all rows at once.
+On CUDA the loop is cuDNN's own, which reads this very order: a time-major batch is what a `PackedSequence` wraps.
 
-    steps   rows of step s are  starts[s] : starts[s] + widths[s]; the state of sequence j is row j of a [B, H] buffer,
-            so a narrowing batch (forward) and a widening one (reverse) are the same loop over `[:width]`.
-
-The equations are those of seqlab/layers/cells.py, and a test holds both equal. Both functions can be differentiated
+The equations are those of seqlab/layers/cells.py, and a test holds both equal. All functions can be differentiated
 once; `backend("plain")` differentiates twice.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of
+from seqlab.layers import compiled, loops
+from seqlab.layers.product import multiply
+from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
+from seqlab.ragged import widths_of
+
+
+def loop_of(x: Tensor) -> ModuleType:
+    """Where the loop is computed for tensors such as this one."""
+    return compiled if compiled.can_run(x) else loops
+
+
+def has_cudnn(x: Tensor) -> bool:
+    """Whether cuDNN's recurrences run on tensors such as this one."""
+    return x.is_cuda and torch.backends.cudnn.is_acceptable(x)
+
+
+def unroll_cudnn(
+    kind: Literal["lstm", "gru", "rnn_tanh"],
+    x_TD: Tensor,
+    weights: list[Tensor],
+    lengths: Tensor,
+    state: list[Tensor],
+    reverse: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Outputs [T, H] and the state [B, H] after each sequence's last step, by torch's own packed recurrence.
+
+    It reads time-major rows and the widths of the steps. Its one direction is forward, so `reverse` turns the rows.
+    """
+    widths = widths_of(lengths)
+    if len(widths) == 0:
+        return x_TD.new_empty(0, weights[1].shape[1]), state
+    running = int(widths[0])
+    turned = reversed_rows(lengths).to(x_TD.device) if reverse else None
+    if turned is not None:
+        x_TD = permute(x_TD, turned, turned)
+    initial = [tensor[:running].unsqueeze(0) for tensor in state]
+    with warnings.catch_warnings():
+        # Each weight is a parameter of its own, as in any cell; cuDNN copies them together, which costs microseconds.
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
+        y_TH, *final = getattr(torch, kind)(
+            x_TD, widths, initial if kind == "lstm" else initial[0], weights, True, 1, 0.0, True, False
+        )
+    after = [torch.cat([s[0].to(whole.dtype), whole[running:]]) for s, whole in zip(final, state, strict=True)]
+    return y_TH if turned is None else permute(y_TH, turned, turned), after
 
 
 def unroll_lstm(
@@ -41,25 +82,22 @@ def unroll_gru(
     return y_TH, [h_BH]
 
 
-def _steps(lengths: Tensor, reverse: bool) -> tuple[list[int], list[int]]:
-    """The widths of all steps, and the order in which they are visited."""
-    widths: list[int] = widths_of(lengths).tolist()
-    order = list(range(len(widths)))
-    return widths, order[::-1] if reverse else order
+def unroll_tanh(
+    x_TH: Tensor, weight_hh: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TH` [T, H] is `project`ed."""
+    h_BH = state[0].to(weight_hh.dtype)
+    y_TH, h_BH = _Tanh.apply(x_TH.to(weight_hh.dtype), weight_hh, h_BH, lengths, reverse)
+    return y_TH, [h_BH]
 
 
-def _previous_rows(lengths: Tensor, reverse: bool) -> Tensor:
-    """[T] rows in `cat([outputs_TH, initial_BH])` of the state that each time-major row starts from."""
-    widths = widths_of(lengths)
-    step, rank, starts = segments_of(widths), positions_of(widths), offsets_of(widths)
-    total = step.shape[0]
-    if reverse:
-        before = step + 1
-        begins = rank >= torch.cat([widths, widths.new_zeros(1)])[before]
-    else:
-        before = step - 1
-        begins = step == 0
-    return torch.where(begins, total + rank, starts[before.clamp(min=0)] + rank)
+def _final(rows_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+    """[B, H]: the row of each sequence that was read last; for one without tokens its initial state."""
+    first, last = end_rows(lengths)
+    ends = (first if reverse else last).to(rows_TH.device)
+    final_BH = initial_BH.clone()
+    final_BH[: len(ends)] = rows_TH[ends]
+    return final_BH
 
 
 class _LSTM(torch.autograd.Function):
@@ -67,61 +105,20 @@ class _LSTM(torch.autograd.Function):
     def forward(
         ctx: Any, x_TG: Tensor, weight_hh: Tensor, h_BH: Tensor, c_BH: Tensor, lengths: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        widths, order = _steps(lengths, reverse)
-        hidden = weight_hh.shape[1]
-        gates_TG = torch.empty_like(x_TG)  # i, f, unused, o after the sigmoid
-        g_TH, y_TH, c_TH, tanh_c_TH = x_TG.new_empty(4, x_TG.shape[0], hidden).unbind(0)
-        w_HG = weight_hh.t()
-        last_h, last_c = h_BH.clone(), c_BH.clone()
-        x, gates = x_TG.split(widths), gates_TG.split(widths)
-        i, f, before_g, o = (gate.split(widths) for gate in gates_TG.split(hidden, 1))
-        g, y, c, tanh_c = (rows.split(widths) for rows in (g_TH, y_TH, c_TH, tanh_c_TH))
-        for s in order:
-            h_prev, c_prev = last_h[: widths[s]], last_c[: widths[s]]
-            torch.addmm(x[s], h_prev, w_HG, out=gates[s])
-            torch.tanh(before_g[s], out=g[s])
-            gates[s].sigmoid_()
-            torch.mul(f[s], c_prev, out=c[s]).addcmul_(i[s], g[s])
-            torch.tanh(c[s], out=tanh_c[s])
-            torch.mul(o[s], tanh_c[s], out=y[s])
-            h_prev.copy_(y[s])
-            c_prev.copy_(c[s])
-        ctx.save_for_backward(weight_hh, h_BH, c_BH, gates_TG, g_TH, y_TH, c_TH, tanh_c_TH, lengths)
+        y_TH, c_TH, gates_TG = loop_of(x_TG).lstm(x_TG, weight_hh, h_BH, c_BH, lengths, reverse)
+        ctx.save_for_backward(weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, lengths)
         ctx.reverse = reverse
-        return y_TH, last_h, last_c
+        return y_TH, _final(y_TH, h_BH, lengths, reverse), _final(c_TH, c_BH, lengths, reverse)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
-        weight_hh, h_BH, c_BH, gates_TG, g_TH, y_TH, c_TH, tanh_c_TH, lengths = ctx.saved_tensors
-        widths, order = _steps(lengths, ctx.reverse)
-        hidden = weight_hh.shape[1]
-        previous = _previous_rows(lengths, ctx.reverse).to(y_TH.device)
-        h_prev_TH = torch.cat([y_TH, h_BH]).index_select(0, previous)
-        c_prev_TH = torch.cat([c_TH, c_BH]).index_select(0, previous)
-
-        # What multiplies dc in the gradients of i, f, g; and dh in those of o and of c.
-        i_TH, f_TH, _, o_TH = gates_TG.split(hidden, 1)
-        of_dc_T3H = torch.cat(
-            [g_TH * i_TH * (1 - i_TH), c_prev_TH * f_TH * (1 - f_TH), i_TH * (1 - g_TH * g_TH)], 1
-        ).view(-1, 3, hidden)
-        to_o_TH = tanh_c_TH * o_TH * (1 - o_TH)
-        to_c_TH = o_TH * (1 - tanh_c_TH * tanh_c_TH)
-
-        dgates_TG = torch.empty_like(gates_TG)
-        dh_BH, dc_BH = dh_BH.clone(), dc_BH.clone()
-        dy, of_dc, to_o, to_c, f = (rows.split(widths) for rows in (dy_TH, of_dc_T3H, to_o_TH, to_c_TH, f_TH))
-        dgates, do = dgates_TG.split(widths), dgates_TG[:, 3 * hidden :].split(widths)
-        difg = dgates_TG.view(-1, 4, hidden)[:, :3].split(widths)
-        for s in reversed(order):
-            dh, dc = dh_BH[: widths[s]], dc_BH[: widths[s]]
-            dh += dy[s]
-            torch.mul(dh, to_o[s], out=do[s])
-            dc.addcmul_(dh, to_c[s])
-            torch.mul(of_dc[s], dc.unsqueeze(1), out=difg[s])
-            dc *= f[s]
-            torch.mm(dgates[s], weight_hh, out=dh)
-        return dgates_TG, dgates_TG.t() @ h_prev_TH, dh_BH, dc_BH, None, None
+        weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, lengths = ctx.saved_tensors
+        dx_TG, dh_BH, dc_BH = loop_of(y_TH).lstm_backward(
+            weight_hh, c_BH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, lengths, ctx.reverse
+        )
+        dw_GH = multiply(dx_TG.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
+        return dx_TG, dw_GH, dh_BH, dc_BH, None, None
 
 
 class _GRU(torch.autograd.Function):
@@ -129,52 +126,36 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: Any, x_TG: Tensor, weight_hh: Tensor, bias_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor]:
-        widths, order = _steps(lengths, reverse)
-        hidden = weight_hh.shape[1]
-        product_TG = torch.empty_like(x_TG)  # h @ W + b; afterwards r, z (after the sigmoid) and h_n
-        n_TH, y_TH = x_TG.new_empty(2, x_TG.shape[0], hidden).unbind(0)
-        w_HG = weight_hh.t()
-        last_h = h_BH.clone()
-        x_rz, x_n = x_TG[:, : 2 * hidden].split(widths), x_TG[:, 2 * hidden :].split(widths)
-        product, rz = product_TG.split(widths), product_TG[:, : 2 * hidden].split(widths)
-        r, z, h_n = (gate.split(widths) for gate in product_TG.split(hidden, 1))
-        n, y = n_TH.split(widths), y_TH.split(widths)
-        for s in order:
-            h_prev = last_h[: widths[s]]
-            torch.addmm(bias_hh, h_prev, w_HG, out=product[s])
-            rz[s].add_(x_rz[s]).sigmoid_()
-            torch.addcmul(x_n[s], r[s], h_n[s], out=n[s]).tanh_()
-            torch.lerp(n[s], h_prev, z[s], out=y[s])
-            h_prev.copy_(y[s])
-        ctx.save_for_backward(weight_hh, h_BH, product_TG, n_TH, y_TH, lengths)
+        y_TH, gates_TG = loop_of(x_TG).gru(x_TG, weight_hh, bias_hh, h_BH, lengths, reverse)
+        ctx.save_for_backward(weight_hh, h_BH, y_TH, gates_TG, lengths)
         ctx.reverse = reverse
-        return y_TH, last_h
+        return y_TH, _final(y_TH, h_BH, lengths, reverse)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor) -> tuple[Tensor | None, ...]:
-        weight_hh, h_BH, product_TG, n_TH, y_TH, lengths = ctx.saved_tensors
-        widths, order = _steps(lengths, ctx.reverse)
-        hidden = weight_hh.shape[1]
-        previous = _previous_rows(lengths, ctx.reverse).to(y_TH.device)
-        h_prev_TH = torch.cat([y_TH, h_BH]).index_select(0, previous)
+        weight_hh, h_BH, y_TH, gates_TG, lengths = ctx.saved_tensors
+        dx_TG, dproduct_TG, dh_first_BH = loop_of(y_TH).gru_backward(
+            weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, lengths, ctx.reverse
+        )
+        dw_GH = multiply(dproduct_TG.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
+        return dx_TG, dw_GH, dproduct_TG.sum(0), dh_first_BH, None, None
 
-        # What multiplies dh in the gradients of r, z, h_n (three that go back through W) and of n.
-        r_TH, z_TH, h_n_TH = product_TG.split(hidden, 1)
-        to_n_TH = (1 - z_TH) * (1 - n_TH * n_TH)
-        of_dh_T4H = torch.cat(
-            [to_n_TH * h_n_TH * r_TH * (1 - r_TH), (h_prev_TH - n_TH) * z_TH * (1 - z_TH), to_n_TH * r_TH, to_n_TH], 1
-        ).view(-1, 4, hidden)
 
-        dgates_T4H = torch.empty_like(of_dh_T4H)
-        through_TG = dgates_T4H.view(-1, 4 * hidden)[:, : 3 * hidden]
-        dh_BH = dh_BH.clone()
-        dy, of_dh, z = (rows.split(widths) for rows in (dy_TH, of_dh_T4H, z_TH))
-        dgates, through = dgates_T4H.split(widths), through_TG.split(widths)
-        for s in reversed(order):
-            dh = dh_BH[: widths[s]]
-            dh += dy[s]
-            torch.mul(of_dh[s], dh.unsqueeze(1), out=dgates[s])
-            torch.addmm(dh.mul_(z[s]), through[s], weight_hh, out=dh)
-        dx_TG = dgates_T4H[:, [0, 1, 3]].flatten(1)
-        return dx_TG, through_TG.t() @ h_prev_TH, through_TG.sum(0), dh_BH, None, None
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        y_TH = loop_of(x_TH).tanh(x_TH, weight_hh, h_BH, lengths, reverse)
+        ctx.save_for_backward(weight_hh, h_BH, y_TH, lengths)
+        ctx.reverse = reverse
+        return y_TH, _final(y_TH, h_BH, lengths, reverse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor) -> tuple[Tensor | None, ...]:
+        weight_hh, h_BH, y_TH, lengths = ctx.saved_tensors
+        dx_TH, dh_first_BH = loop_of(y_TH).tanh_backward(weight_hh, y_TH, dy_TH, dh_BH, lengths, ctx.reverse)
+        dw_HH = multiply(dx_TH.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
+        return dx_TH, dw_HH, dh_first_BH, None, None

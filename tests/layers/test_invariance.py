@@ -134,19 +134,3 @@ def test_the_plain_path_differentiates_twice(name: str) -> None:
 
     x = torch.randn(5, WIDTH, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(summed, (x,), fast_mode=True, atol=1e-4)
-
-
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_of_the_fast_cells_are_those_of_finite_differences(cell: type[nn.Module], reverse: bool) -> None:
-    torch.manual_seed(0)
-    one = cell(2, 3).double()
-    lengths = torch.tensor([4, 2, 2, 1, 0])
-    inputs = [torch.randn(9, one.weight_hh.shape[0]).double().requires_grad_()]
-    inputs += [torch.randn(5, 3).double().requires_grad_() for _ in one.initial_state(5)]
-
-    def unrolled(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        outputs, after = one.unroll(x, lengths, list(state), reverse)
-        return outputs, *after
-
-    assert torch.autograd.gradcheck(unrolled, inputs)

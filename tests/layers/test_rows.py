@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.layers.cells import GRUCell, LSTMCell
+from seqlab.layers import compiled
+from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
@@ -33,12 +34,18 @@ class RowCounter(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in ("mm", "addmm"):
             left, right = args[-2:]
-            key = (name, tuple(right.shape))
-            self.rows[key] = self.rows.get(key, 0) + left.shape[0]
+            self.add(name, left, tuple(right.shape))
+        if name == "_linear_pointwise":  # oneDNN's product, which takes the right factor transposed
+            self.add("addmm", args[0], tuple(args[1].t().shape))
+        if func.namespace == "seqlab":  # a recurrence in machine code; the product in it is with the second argument
+            self.add("addmm", args[0], tuple(args[1].t().shape))
         if "scaled_dot_product" in name:
             query, keys = args[:2]
             self.pairs.append(query.shape[0] * query.shape[2] * keys.shape[2])
         return func(*args, **(kwargs or {}))
+
+    def add(self, name: str, left: Tensor, right: tuple[int, ...]) -> None:
+        self.rows[name, right] = self.rows.get((name, right), 0) + left.shape[0]
 
 
 @contextmanager
@@ -54,9 +61,14 @@ def padded(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(blocks), torch.full_like(LENGTHS, 9)
 
 
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
-def test_recurrences_see_every_token_once_per_layer_and_direction(cell: type[nn.Module]) -> None:
-    gates = {LSTMCell: 4, GRUCell: 3}[cell]
+@pytest.mark.parametrize("loop", ["compiled", "operators"])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell])
+def test_recurrences_see_every_token_once_per_layer_and_direction(
+    cell: type[nn.Module], loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if loop == "operators":
+        monkeypatch.setattr(compiled, "can_run", lambda x: False)
+    gates = {LSTMCell: 4, GRUCell: 3, TanhCell: 1}[cell]
     stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)
     x = torch.randn(ROWS, 6)
     with counted() as counter:

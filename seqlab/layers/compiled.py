@@ -1,0 +1,194 @@
+"""The loops of LSTM, GRU and tanh in machine code: recurrence.cpp, compiled when first needed and kept.
+
+Nothing has to be installed for it, and nothing depends on it: where there is no C++ compiler, or what it makes cannot
+be loaded, `loops.py` computes the same by torch's operators. The library is kept in the user's cache folder, under a
+name that tells source, compiler and processor apart. It takes the threads of the OpenMP runtime that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from seqlab.layers.steps import end_rows
+from seqlab.ragged import offsets_of, widths_of
+
+SOURCE = Path(__file__).with_name("recurrence.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-exceptions")
+SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+
+logger = logging.getLogger(__name__)
+
+
+def can_run(x: Tensor) -> bool:
+    """Whether there is machine code for tensors such as this one."""
+    return x.device.type == "cpu" and x.dtype in SUFFIXES and library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The loaded library, compiled first if need be; None where that is not possible, which is logged once.
+
+    `SEQLAB_COMPILED=0` in the environment does without.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    if os.environ.get("SEQLAB_COMPILED") == "0" or compiler is None or platform.system() != "Linux":
+        return None
+    try:
+        return ctypes.CDLL(str(_built(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+        logger.warning("recurrences run on torch's operators, their own code could not be compiled: %s", told)
+        return None
+
+
+def _built(compiler: str) -> Path:
+    """The library's file, made if it is not there; whoever makes it at the same time makes the same."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model"))]
+    about = "\n".join([SOURCE.read_text(), *FLAGS, version, *sorted(set(processor))])
+    folder = Path(os.environ.get("SEQLAB_CACHE") or Path.home() / ".cache" / "seqlab") / "compiled"
+    path = folder / f"recurrence-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            code, made = f"{beside}/recurrence.o", f"{beside}/recurrence.so"
+            for command in ([compiler, *FLAGS, "-c", str(SOURCE), "-o", code], [compiler, "-shared", code, "-o", made]):
+                subprocess.run(command, capture_output=True, text=True, check=True)  # the second without -fopenmp
+            os.replace(made, path)
+    return path
+
+
+class _Batch(ctypes.Structure):
+    """`Batch` of recurrence.cpp."""
+
+    _fields_ = (
+        ("starts", ctypes.c_void_p),
+        ("widths", ctypes.c_void_p),
+        ("steps", ctypes.c_long),
+        ("hidden", ctypes.c_long),
+        ("reverse", ctypes.c_bool),
+    )
+
+
+def _run(name: str, lengths: Tensor, hidden: int, reverse: bool, *tensors: Tensor) -> None:
+    """Calls the function of that name on contiguous tensors; the last ones are written to."""
+    widths = widths_of(lengths)
+    starts = offsets_of(widths)
+    batch = _Batch(starts.data_ptr(), widths.data_ptr(), widths.shape[0], hidden, reverse)
+    function = getattr(library(), f"{name}_{SUFFIXES[tensors[0].dtype]}")
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    function(ctypes.byref(batch), torch.get_num_threads(), *pointers)
+
+
+def _to_state(dx_TG: Tensor, weight_hh: Tensor, lengths: Tensor, reverse: bool) -> tuple[Tensor, int]:
+    """The gradient that the rows read first send through the weights to the initial state, and their number."""
+    first, last = end_rows(lengths)
+    begins = last if reverse else first
+    return dx_TG[begins] @ weight_hh, len(begins)
+
+
+# The functions of `loops.py`, argument for argument. As operators of torch they are seen by its profiler and counters.
+
+
+@custom_op("seqlab::lstm", mutates_args=())
+def lstm(
+    x_TG: Tensor, weight_hh: Tensor, h_BH: Tensor, c_BH: Tensor, lengths: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x_TG, weight_hh, h_BH, c_BH = x_TG.contiguous(), weight_hh.contiguous(), h_BH.contiguous(), c_BH.contiguous()
+    hidden = weight_hh.shape[1]
+    y_TH, c_TH = x_TG.new_empty(x_TG.shape[0], hidden), x_TG.new_empty(x_TG.shape[0], hidden)
+    gates_TG = torch.empty_like(x_TG)
+    _run("lstm", lengths, hidden, reverse, x_TG, weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG)
+    return y_TH, c_TH, gates_TG
+
+
+@custom_op("seqlab::lstm_backward", mutates_args=())
+def lstm_backward(
+    weight_hh: Tensor,
+    c_BH: Tensor,
+    c_TH: Tensor,
+    gates_TG: Tensor,
+    dy_TH: Tensor,
+    dh_BH: Tensor,
+    dc_BH: Tensor,
+    lengths: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight_hh, c_BH, dy_TH = weight_hh.contiguous(), c_BH.contiguous(), dy_TH.contiguous()
+    dh_BH, dc_BH = (
+        dh_BH.clone(memory_format=torch.contiguous_format),
+        dc_BH.clone(memory_format=torch.contiguous_format),
+    )
+    dx_TG, carry_BH = torch.empty_like(gates_TG), torch.empty_like(dc_BH)
+    tensors = (weight_hh, c_BH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, dx_TG, carry_BH)
+    _run("lstm_backward", lengths, weight_hh.shape[1], reverse, *tensors)
+    through_BH, count = _to_state(dx_TG, weight_hh, lengths, reverse)
+    dh_BH[:count], dc_BH[:count] = through_BH, carry_BH[:count]
+    return dx_TG, dh_BH, dc_BH
+
+
+@custom_op("seqlab::gru", mutates_args=())
+def gru(
+    x_TG: Tensor, weight_hh: Tensor, bias_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    x_TG, weight_hh, bias_hh, h_BH = x_TG.contiguous(), weight_hh.contiguous(), bias_hh.contiguous(), h_BH.contiguous()
+    hidden = weight_hh.shape[1]
+    y_TH, gates_TG = x_TG.new_empty(x_TG.shape[0], hidden), x_TG.new_empty(x_TG.shape[0], 4 * hidden)
+    _run("gru", lengths, hidden, reverse, x_TG, weight_hh, bias_hh, h_BH, y_TH, gates_TG)
+    return y_TH, gates_TG
+
+
+@custom_op("seqlab::gru_backward", mutates_args=())
+def gru_backward(
+    weight_hh: Tensor,
+    h_BH: Tensor,
+    y_TH: Tensor,
+    gates_TG: Tensor,
+    dy_TH: Tensor,
+    dh_BH: Tensor,
+    lengths: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight_hh, h_BH, dy_TH = weight_hh.contiguous(), h_BH.contiguous(), dy_TH.contiguous()
+    dh_BH = dh_BH.clone(memory_format=torch.contiguous_format)
+    dx_TG, carry_BH = y_TH.new_empty(y_TH.shape[0], 3 * y_TH.shape[1]), torch.empty_like(dh_BH)
+    dm_TG = torch.empty_like(dx_TG)
+    tensors = (weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, dx_TG, dm_TG, carry_BH)
+    _run("gru_backward", lengths, weight_hh.shape[1], reverse, *tensors)
+    through_BH, count = _to_state(dm_TG, weight_hh, lengths, reverse)
+    dh_BH[:count] = carry_BH[:count] + through_BH
+    return dx_TG, dm_TG, dh_BH
+
+
+@custom_op("seqlab::tanh", mutates_args=())
+def tanh(x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+    x_TH, weight_hh, h_BH = x_TH.contiguous(), weight_hh.contiguous(), h_BH.contiguous()
+    y_TH = torch.empty_like(x_TH)
+    _run("tanh", lengths, weight_hh.shape[1], reverse, x_TH, weight_hh, h_BH, y_TH)
+    return y_TH
+
+
+@custom_op("seqlab::tanh_backward", mutates_args=())
+def tanh_backward(
+    weight_hh: Tensor, y_TH: Tensor, dy_TH: Tensor, dh_BH: Tensor, lengths: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    weight_hh, dy_TH = weight_hh.contiguous(), dy_TH.contiguous()
+    dh_BH = dh_BH.clone(memory_format=torch.contiguous_format)
+    dx_TH = torch.empty_like(y_TH)
+    _run("tanh_backward", lengths, weight_hh.shape[1], reverse, weight_hh, y_TH, dy_TH, dh_BH, dx_TH)
+    through_BH, count = _to_state(dx_TH, weight_hh, lengths, reverse)
+    dh_BH[:count] = through_BH
+    return dx_TH, dh_BH

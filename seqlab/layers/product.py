@@ -1,0 +1,79 @@
+"""Linear maps over all rows of a batch: the products in which nearly all of the work is done.
+
+torch multiplies float32 matrices on the CPU by MKL, which on some processors reaches half the rate of oneDNN, the other
+library torch ships (measured: docs/performance.md). `linear` asks for the second by the operator that torch's own
+compiler puts in; where that operator is not to be had it is `torch.nn.functional.linear`, as it is under scripting,
+export, autocast and `backend("plain")`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from seqlab.layers.backend import is_fast
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, parameters and all, by the faster product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D']."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b for every row: [..., D] and [D', D] to [..., D']."""
+    if not torch.jit.is_scripting():
+        if has_onednn(x) and is_fast() and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu"):
+            return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    return F.linear(x, weight, bias)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a b of two matrices, for code that computes its own gradients."""
+    return _product(a, b.t(), None) if has_onednn(a) else a @ b
+
+
+def has_onednn(x: Tensor) -> bool:
+    """Whether products of tensors such as this one can be had from oneDNN, which knows no empty ones."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product is not None
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_TD, weight)
+        return _product(x_TD, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        return (
+            multiply(grad, weight) if needed[0] else None,
+            multiply(grad.t(), x_TD) if needed[1] else None,
+            grad.sum(0) if needed[2] else None,
+        )
+
+
+def _find_product() -> Any:
+    """oneDNN's x W^T + b, if this torch has the operator and it computes that."""
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise
+
+        def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return operator(x, weight, bias, "none", [], "")
+
+        x, weight, bias = torch.arange(6.0).view(3, 2), torch.arange(8.0).view(2, 4).t(), torch.arange(4.0)
+        return product if torch.equal(product(x, weight, bias), F.linear(x, weight, bias)) else None
+    except (AttributeError, RuntimeError):
+        return None
+
+
+_product = _find_product()

@@ -1,0 +1,203 @@
+"""The recurrences' loops agree: in machine code, by torch's operators, and torch's own packed one."""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from seqlab.layers import compiled, unroll
+from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.steps import end_rows, previous_rows, reversed_rows
+from seqlab.ragged import time_major_of
+
+CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn_tanh": TanhCell}
+LENGTHS = st.lists(st.one_of(st.integers(0, 5), st.just(3), st.just(40)), max_size=20)
+
+needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def longest_first(lengths: list[int]) -> Tensor:
+    return torch.tensor(sorted(lengths, reverse=True), dtype=torch.int64)
+
+
+def unrolled(kind: str, how: str, hidden: int, lengths: Tensor, reverse: bool, dtype: torch.dtype) -> list[Tensor]:
+    """Outputs and final state of a cell with random state and weights, and the gradients of everything that went in."""
+    torch.manual_seed(0)
+    cell = CELLS[kind](3, hidden).to(dtype)
+    x = torch.randn(int(lengths.sum()), 3, dtype=dtype, requires_grad=True)
+    state = [torch.randn(len(lengths), hidden, dtype=dtype, requires_grad=True) for _ in cell.initial_state(0)]
+    if how == "packed":
+        y, after = unroll.unroll_cudnn(kind, x, cell.weights(), lengths, state, reverse)  # type: ignore[arg-type]
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            if how == "operators":
+                patch.setattr(compiled, "can_run", lambda x: False)
+            else:
+                assert compiled.can_run(x)
+            return gradients(*cell.unroll(x, lengths, state, reverse), [x, *state, *cell.parameters()])
+    return gradients(y, after, [x, *state, *cell.parameters()])
+
+
+def gradients(y: Tensor, after: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    total = sum((s * torch.randn(s.shape, dtype=s.dtype, generator=generator)).sum() for s in [y, *after])
+    return [s.detach() for s in (y, *after, *torch.autograd.grad(total, inputs))]
+
+
+def apart(a: list[Tensor], b: list[Tensor]) -> float:
+    return max(float((x - y).abs().max() / y.abs().max().clamp(min=1)) for x, y in zip(a, b, strict=True) if len(x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("hidden", [1, 16, 37, 130])  # below, at and between the widths of vectors, panels, threads
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.usefixtures("two_threads")
+def test_machine_code_equals_operators(kind: str, reverse: bool, hidden: int) -> None:
+    for lengths in ([], [0, 0], [1], [9, 9, 9], [70, 31, 7, 7, 3, 1, 0], [5] * 45, [300, 2]):
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            both = [
+                unrolled(kind, how, hidden, longest_first(lengths), reverse, dtype) for how in ("code", "operators")
+            ]
+            assert not lengths or apart(*both) < tolerance
+
+
+@pytest.mark.parametrize("how", ["code", "packed"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+@given(lengths=LENGTHS)
+@example(lengths=[0])
+def test_all_loops_agree_on_any_lengths(kind: str, reverse: bool, how: str, lengths: list[int]) -> None:
+    if how == "code" and compiled.library() is None:
+        pytest.skip("no C++ compiler here")
+    if how == "packed" and sum(lengths) == 0:
+        return  # torch's own takes no empty batch, and is not asked
+    both = [unrolled(kind, one, 5, longest_first(lengths), reverse, torch.float64) for one in (how, "operators")]
+    assert not lengths or apart(*both) < 1e-12
+
+
+@needs_compiler
+def test_machine_code_is_exact_far_from_zero_and_says_nan() -> None:
+    lengths = torch.tensor([1])
+    for size in (1e-4, 0.3, 0.62, 0.63, 1.0, 5.0, 9.0, 30.0, 1e4, float("inf")):
+        for sign in (-1, 1):
+            x = torch.full([1, 16], sign * size)
+            tanh = compiled.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False)
+            assert torch.allclose(tanh, x.double().tanh().float(), rtol=3e-7, atol=0)
+            zeros = torch.zeros(1, 16)
+            _, _, gates = compiled.lstm(x.repeat(1, 4), torch.zeros(64, 16), zeros, zeros, lengths, False)
+            assert torch.allclose(gates[:, :16], x.double().sigmoid().float(), rtol=1e-6, atol=1e-37)
+    x = torch.zeros(1, 16)
+    x[0, 3] = torch.nan
+    assert compiled.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False).isnan().sum() == 1
+
+
+@pytest.mark.parametrize("how", ["code", "operators"])
+@pytest.mark.parametrize("cell", CELLS.values())
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_are_those_of_finite_differences(
+    cell: type[nn.Module], reverse: bool, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "operators":
+        monkeypatch.setattr(compiled, "can_run", lambda x: False)
+    elif compiled.library() is None:
+        pytest.skip("no C++ compiler here")
+    torch.manual_seed(0)
+    one = cell(2, 3).double()
+    lengths = torch.tensor([4, 2, 2, 1, 0])
+    names = [name for name, _ in one.named_parameters()]
+    inputs = [torch.randn(9, 2).double().requires_grad_()]
+    inputs += [torch.randn(5, 3).double().requires_grad_() for _ in one.initial_state(5)]
+    inputs += [parameter.detach().clone().requires_grad_() for parameter in one.parameters()]
+
+    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        state, weights = rest[: -len(names)], rest[-len(names) :]
+        for name, weight in zip(names, weights, strict=True):
+            delattr(one, name)
+            setattr(one, name, weight)
+        outputs, after = one.unroll(x, lengths, list(state), reverse)
+        return outputs, *after
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_rows_of_the_example_in_the_docstring() -> None:
+    lengths, rows = torch.tensor([3, 2, 1]), torch.arange(6.0).unsqueeze(1)
+    first, last = end_rows(lengths)
+    assert first.tolist() == [0, 1, 2]
+    assert last.tolist() == [5, 4, 2]
+    initial = torch.tensor([[-1.0], [-2.0], [-3.0]])
+    assert previous_rows(rows, initial, lengths, False).flatten().tolist() == [-1, -2, -3, 0, 1, 3]
+    assert previous_rows(rows, initial, lengths, True).flatten().tolist() == [3, 4, -3, 5, -2, -1]
+
+
+@given(lengths=LENGTHS)
+def test_turning_every_sequence_round(lengths: list[int]) -> None:
+    given_lengths = torch.tensor(lengths, dtype=torch.int64)
+    sequences = [torch.arange(length) + 100 * i for i, length in enumerate(lengths)]
+    flat = torch.cat(sequences) if lengths else torch.zeros(0)
+    turned = torch.cat([one.flip(0) for one in sequences]) if lengths else flat
+    index, _, longest, _ = time_major_of(given_lengths)
+    assert torch.equal(flat[index][reversed_rows(given_lengths[longest])], turned[index])
+
+
+def test_without_a_compiler_operators_compute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = torch.zeros(1, 4)
+    compiled.library.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("SEQLAB_COMPILED", "0")
+            assert not compiled.can_run(x)
+        compiled.library.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled.shutil, "which", lambda name: None)
+            assert not compiled.can_run(x)
+        compiled.library.cache_clear()
+        assert caplog.text == ""
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled, "FLAGS", ("--no-such-flag",))
+            if compiled.shutil.which("g++"):
+                assert not compiled.can_run(x)
+                assert "no-such-flag" in caplog.text
+    finally:
+        compiled.library.cache_clear()
+
+
+@needs_compiler
+def test_the_library_is_made_once(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path))
+    commands: list[list[str]] = []
+    run = subprocess.run
+
+    def counting(command: list[str], **options: object) -> object:
+        commands.append(command)
+        return run(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(compiled.subprocess, "run", counting)
+    compiler = next(name for name in ("g++", "clang++") if compiled.shutil.which(name))
+    path = compiled._built(compiler)
+    assert compiled._built(compiler) == path
+    assert [path] == list(path.parent.iterdir())
+    assert sum("-c" in command for command in commands) == 1
+
+
+def test_cudnn_is_not_asked_on_the_cpu() -> None:
+    with warnings.catch_warnings():
+        assert not unroll.has_cudnn(torch.zeros(1))
