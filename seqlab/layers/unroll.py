@@ -1,7 +1,7 @@
 """LSTM, GRU and tanh over a whole time-major batch as one autograd function each: the fast path of the cells.
 
-One product for all inputs, then a loop that keeps only what must wait for the step before (`compiled.py`, or `loops.py`
-where there is no machine code), and in the backward pass one product for the weights' gradient over all rows at once.
+One product for all inputs, then a loop that keeps only what must wait for the step before (`compiled_loops.py`, or
+`loops.py` where there is no machine code), and on the way back one product for the weights' gradient over all rows.
 On CUDA the loop is cuDNN's own, which reads this very order: a time-major batch is what a `PackedSequence` wraps.
 
 The equations are those of seqlab/layers/cells.py, and a test holds both equal. All functions can be differentiated
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers import compiled, loops
+from seqlab.layers import compiled_loops, loops
 from seqlab.layers.product import multiply
 from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
 from seqlab.ragged import widths_of
@@ -26,7 +26,7 @@ from seqlab.ragged import widths_of
 
 def loop_of(x: Tensor) -> ModuleType:
     """Where the loop is computed for tensors such as this one."""
-    return compiled if compiled.can_run(x) else loops
+    return compiled_loops if compiled_loops.can_run(x) else loops
 
 
 def has_cudnn(x: Tensor) -> bool:

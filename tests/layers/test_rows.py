@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.layers import compiled
+from seqlab.layers import compiled_loops
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
@@ -67,7 +67,7 @@ def test_recurrences_see_every_token_once_per_layer_and_direction(
     cell: type[nn.Module], loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if loop == "operators":
-        monkeypatch.setattr(compiled, "can_run", lambda x: False)
+        monkeypatch.setattr(compiled_loops, "can_run", lambda x: False)
     gates = {LSTMCell: 4, GRUCell: 3, TanhCell: 1}[cell]
     stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)
     x = torch.randn(ROWS, 6)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import compiled, unroll
+from seqlab.layers import compiled_loops, compiler, unroll
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.steps import end_rows, previous_rows, reversed_rows
 from seqlab.ragged import time_major_of
@@ -20,7 +20,7 @@ from seqlab.ragged import time_major_of
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn_tanh": TanhCell}
 LENGTHS = st.lists(st.one_of(st.integers(0, 5), st.just(3), st.just(40)), max_size=20)
 
-needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
+needs_compiler = pytest.mark.skipif(compiler.library("recurrence") is None, reason="no C++ compiler here")
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def unrolled(kind: str, how: str, hidden: int, lengths: Tensor, reverse: bool, d
     else:
         with pytest.MonkeyPatch.context() as patch:
             if how == "operators":
-                patch.setattr(compiled, "can_run", lambda x: False)
+                patch.setattr(compiled_loops, "can_run", lambda x: False)
             else:
-                assert compiled.can_run(x)
+                assert compiled_loops.can_run(x)
             return gradients(*cell.unroll(x, lengths, state, reverse), [x, *state, *cell.parameters()])
     return gradients(y, after, [x, *state, *cell.parameters()])
 
@@ -83,7 +83,7 @@ def test_machine_code_equals_operators(kind: str, reverse: bool, hidden: int) ->
 @given(lengths=LENGTHS)
 @example(lengths=[0])
 def test_all_loops_agree_on_any_lengths(kind: str, reverse: bool, how: str, lengths: list[int]) -> None:
-    if how == "code" and compiled.library() is None:
+    if how == "code" and compiler.library("recurrence") is None:
         pytest.skip("no C++ compiler here")
     if how == "packed" and sum(lengths) == 0:
         return  # torch's own takes no empty batch, and is not asked
@@ -97,14 +97,14 @@ def test_machine_code_is_exact_far_from_zero_and_says_nan() -> None:
     for size in (1e-4, 0.3, 0.62, 0.63, 1.0, 5.0, 9.0, 30.0, 1e4, float("inf")):
         for sign in (-1, 1):
             x = torch.full([1, 16], sign * size)
-            tanh = compiled.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False)
+            tanh = compiled_loops.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False)
             assert torch.allclose(tanh, x.double().tanh().float(), rtol=3e-7, atol=0)
             zeros = torch.zeros(1, 16)
-            _, _, gates = compiled.lstm(x.repeat(1, 4), torch.zeros(64, 16), zeros, zeros, lengths, False)
+            _, _, gates = compiled_loops.lstm(x.repeat(1, 4), torch.zeros(64, 16), zeros, zeros, lengths, False)
             assert torch.allclose(gates[:, :16], x.double().sigmoid().float(), rtol=1e-6, atol=1e-37)
     x = torch.zeros(1, 16)
     x[0, 3] = torch.nan
-    assert compiled.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False).isnan().sum() == 1
+    assert compiled_loops.tanh(x, torch.zeros(16, 16), torch.zeros(1, 16), lengths, False).isnan().sum() == 1
 
 
 @pytest.mark.parametrize("how", ["code", "operators"])
@@ -114,8 +114,8 @@ def test_gradients_are_those_of_finite_differences(
     cell: type[nn.Module], reverse: bool, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "operators":
-        monkeypatch.setattr(compiled, "can_run", lambda x: False)
-    elif compiled.library() is None:
+        monkeypatch.setattr(compiled_loops, "can_run", lambda x: False)
+    elif compiler.library("recurrence") is None:
         pytest.skip("no C++ compiler here")
     torch.manual_seed(0)
     one = cell(2, 3).double()
@@ -160,24 +160,24 @@ def test_without_a_compiler_operators_compute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     x = torch.zeros(1, 4)
-    compiled.library.cache_clear()
+    compiler.library.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setenv("SEQLAB_COMPILED", "0")
-            assert not compiled.can_run(x)
-        compiled.library.cache_clear()
+            assert not compiled_loops.can_run(x)
+        compiler.library.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(compiled.shutil, "which", lambda name: None)
-            assert not compiled.can_run(x)
-        compiled.library.cache_clear()
+            patch.setattr(compiler.shutil, "which", lambda name: None)
+            assert not compiled_loops.can_run(x)
+        compiler.library.cache_clear()
         assert caplog.text == ""
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, "FLAGS", ("--no-such-flag",))
-            if compiled.shutil.which("g++"):
-                assert not compiled.can_run(x)
+            patch.setattr(compiler, "FLAGS", ("--no-such-flag",))
+            if compiler.shutil.which("g++"):
+                assert not compiled_loops.can_run(x)
                 assert "no-such-flag" in caplog.text
     finally:
-        compiled.library.cache_clear()
+        compiler.library.cache_clear()
 
 
 @needs_compiler
@@ -190,10 +190,10 @@ def test_the_library_is_made_once(tmp_path: object, monkeypatch: pytest.MonkeyPa
         commands.append(command)
         return run(command, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(compiled.subprocess, "run", counting)
-    compiler = next(name for name in ("g++", "clang++") if compiled.shutil.which(name))
-    path = compiled._built(compiler)
-    assert compiled._built(compiler) == path
+    monkeypatch.setattr(compiler.subprocess, "run", counting)
+    name = next(name for name in ("g++", "clang++") if compiler.shutil.which(name))
+    path = compiler.built("recurrence", name)
+    assert compiler.built("recurrence", name) == path
     assert [path] == list(path.parent.iterdir())
     assert sum("-c" in command for command in commands) == 1
 

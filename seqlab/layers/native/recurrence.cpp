@@ -8,129 +8,17 @@
 // Rows are those of the time-major batch (seqlab/ragged.py): step s is the rows starts[s] ... starts[s] + widths[s], and
 // row number `lane` of every step belongs to the same sequence, whose initial and final states are rows `lane` too.
 //
-// The equations stand in seqlab/layers/cells.py; tests hold both equal, in float and, with finite differences, in double.
+// The equations stand in seqlab/layers/cells.py, that of `scan` in scan.py; tests hold both equal, in float and, with finite differences, in double.
+
+#include "vector.h"
 
 #include <atomic>
-#include <cmath>
-#include <cstring>
 #include <memory>
 #include <omp.h>
 #include <sched.h>
 #include <vector>
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, REGISTERS = 24;  // registers that hold sums
-#elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, REGISTERS = 12;
-#else
-constexpr int VECTOR_BYTES = 16, REGISTERS = 12;
-#endif
-constexpr int MOST_VECTORS = 4, MOST_ROWS = 8;  // of a panel, and of a block of rows
-
-template <class T> struct Vector {
-    static constexpr int size = VECTOR_BYTES / sizeof(T);
-    typedef T V __attribute__((vector_size(VECTOR_BYTES)));
-};
-template <class T> using V = typename Vector<T>::V;
-
-template <class T> inline V<T> load(const T* from, int n = Vector<T>::size) {
-    V<T> v = {};
-    if (n == Vector<T>::size) std::memcpy(&v, from, sizeof v);
-    else std::memcpy(&v, from, n * sizeof(T));
-    return v;
-}
-
-template <class T> inline void store(T* to, V<T> v, int n) {
-    if (n == Vector<T>::size) std::memcpy(to, &v, sizeof v);
-    else std::memcpy(to, &v, n * sizeof(T));
-}
-
-// ------------------------------------------------------------------------------------------- elementwise functions
-
-typedef int Bits __attribute__((vector_size(VECTOR_BYTES)));
-
-// exp(x) = 2^n exp(r) with n whole and |r| <= ln(2) / 2, where a polynomial is exact to the last bit or two.
-inline V<float> exponential(V<float> x) {
-    V<float> bounded = x < -87.0f ? V<float>{} - 87.0f : x;
-    bounded = bounded > 88.0f ? V<float>{} + 88.0f : bounded;
-    const V<float> shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are n
-    const V<float> n = shifted - 12582912.0f;
-    const V<float> r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
-    V<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    const V<float> result = (V<float>)((Bits)p + ((Bits)shifted << 23));
-    return x == x ? result : x;
-}
-
-inline V<float> sigmoid(V<float> x) { return 1.0f / (1.0f + exponential(-x)); }
-
-// Near 0 the quotient would cancel: there a polynomial in x^2.
-inline V<float> hyperbolic(V<float> x) {
-    const V<float> square = x * x;
-    V<float> p = square * -5.70498872745e-3f + 2.06390887954e-2f;
-    p = p * square - 5.37397155531e-2f;
-    p = p * square + 1.33314422036e-1f;
-    p = p * square - 3.33332819422e-1f;
-    p = p * square * x + x;
-    const V<float> far = 1.0f - 2.0f / (exponential(x + x) + 1.0f);
-    return square < 0.390625f ? p : far;
-}
-
-template <class F> inline V<double> each(V<double> x, F function) {
-    for (int i = 0; i < Vector<double>::size; ++i) x[i] = function(x[i]);
-    return x;
-}
-inline V<double> sigmoid(V<double> x) {
-    return each(x, [](double a) { return 1 / (1 + std::exp(-a)); });
-}
-inline V<double> hyperbolic(V<double> x) {
-    return each(x, [](double a) { return std::tanh(a); });
-}
-
-// ------------------------------------------------------------------------------------- products and the loop of steps
-
-// sums[r][v] = sum over k of rows[r][k] * weights[k][v], for R rows and N vectors, in registers.
-template <class T, int R, int N>
-void multiply(const T* const* rows, const T* weights, long depth, V<T>* sums) {
-    V<T> sum[R][N] = {};
-    const T* row[R];
-    for (int r = 0; r < R; ++r) row[r] = rows[r];
-    for (long k = 0; k < depth; ++k) {
-        V<T> w[N];
-#pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) w[v] = load<T>(weights + (k * N + v) * Vector<T>::size);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) sum[r][v] += w[v] * row[r][k];
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < N; ++v) sums[r * N + v] = sum[r][v];
-}
-
-template <class T> using Multiply = void (*)(const T* const*, const T*, long, V<T>*);
-
-template <class T, int N> Multiply<T> multiply_of(int rows) {
-    static constexpr Multiply<T> by_rows[MOST_ROWS] = {multiply<T, 1, N>, multiply<T, 2, N>, multiply<T, 3, N>,
-                                                       multiply<T, 4, N>, multiply<T, 5, N>, multiply<T, 6, N>,
-                                                       multiply<T, 7, N>, multiply<T, 8, N>};
-    return by_rows[rows - 1];
-}
-
-template <class T> Multiply<T> multiply_of(int rows, int vectors) {
-    switch (vectors) {
-        case 1: return multiply_of<T, 1>(rows);
-        case 2: return multiply_of<T, 2>(rows);
-        case 3: return multiply_of<T, 3>(rows);
-        default: return multiply_of<T, 4>(rows);
-    }
-}
 
 // All threads leave `wait` when the last has come. They spin, for a step takes microseconds, and yield when it does not.
 class Barrier {
@@ -193,8 +81,7 @@ template <class T, class Pass> void sweep(const Batch batch, const Pass pass, bo
             const T* weights = packed.get();
             for (long p = begin; p < end; p += U) {
                 const int units = end - p < U ? end - p : U, N = units * G;
-                const int most = REGISTERS / N < MOST_ROWS ? REGISTERS / N : MOST_ROWS;
-                long blocks = (width + most - 1) / most;
+                long blocks = (width + most_rows(N) - 1) / most_rows(N);
                 for (long lane = 0; lane < width; --blocks) {
                     const int R = (width - lane + blocks - 1) / blocks;  // blocks of equal size
                     Place places[MOST_ROWS];
@@ -208,7 +95,7 @@ template <class T, class Pass> void sweep(const Batch batch, const Pass pass, bo
                         any = any || rows[r];
                         if (!rows[r]) rows[r] = zeros.data();
                     }
-                    if (any) multiply_of<T>(R, N)(rows, weights, depth, sums);
+                    if (any) multiply_of<T>(R, N)(rows, 1, weights, N * W, depth, sums);
                     else std::memset(sums, 0, sizeof sums);
                     for (int r = 0; r < R; ++r)
                         for (int u = 0; u < units; ++u) {
@@ -355,6 +242,26 @@ template <class T> struct TanhBackward {
         store(dpre + i, V<T>(dh * (1 - h * h)), n);
     }
 };
+
+// h' = a h + b, feature by feature: no product, so every thread goes its own way through its units.
+template <class T>
+void scan(const Batch batch, int threads, const T* a, const T* b, const T* h0, T* h) {
+    constexpr int W = Vector<T>::size;
+    const long vectors = (batch.hidden + W - 1) / W, H = batch.hidden;
+#pragma omp parallel for num_threads(threads < vectors ? threads : vectors)
+    for (long part = 0; part < vectors; ++part) {
+        const long unit = part * W;
+        const int n = H - unit < W ? H - unit : W;
+        for (long i = 0; i < batch.steps; ++i) {
+            const long s = batch.reverse ? batch.steps - 1 - i : i, before = batch.reverse ? s + 1 : s - 1;
+            for (long lane = 0; lane < batch.widths[s]; ++lane) {
+                const long at = (batch.starts[s] + lane) * H + unit;
+                const V<T> from = load(row_of(h, h0, batch.row(before, lane), lane, H) + unit, n);
+                store(h + at, V<T>(load(a + at, n) * from + load(b + at, n)), n);
+            }
+        }
+    }
+}
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------ what is called
@@ -383,6 +290,9 @@ template <class T> struct TanhBackward {
     void tanh_backward_##NAME(const Batch* b, int threads, const T* w, const T* y, const T* dy, const T* dh_end,       \
                               T* dpre) {                                                                               \
         sweep<T>(*b, TanhBackward<T>{b->hidden, b->hidden, w, y, dy, dh_end, dpre}, true, threads);                    \
+    }                                                                                                                  \
+    void scan_##NAME(const Batch* b, int threads, const T* decay, const T* input, const T* h0, T* h) {                 \
+        scan<T>(*b, threads, decay, input, h0, h);                                                                     \
     }
 
 extern "C" {

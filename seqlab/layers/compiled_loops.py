@@ -1,74 +1,25 @@
-"""The loops of LSTM, GRU and tanh in machine code: recurrence.cpp, compiled when first needed and kept.
+"""The loops of LSTM, GRU, tanh and of linear recurrences in machine code: native/recurrence.cpp.
 
-Nothing has to be installed for it, and nothing depends on it: where there is no C++ compiler, or what it makes cannot
-be loaded, `loops.py` computes the same by torch's operators. The library is kept in the user's cache folder, under a
-name that tells source, compiler and processor apart. It takes the threads of the OpenMP runtime that torch has loaded.
+The functions are those of `loops.py`, argument for argument. As operators of torch they are seen by its profiler and
+its counters.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from seqlab.layers import compiler
 from seqlab.layers.steps import end_rows
 from seqlab.ragged import offsets_of, widths_of
-
-SOURCE = Path(__file__).with_name("recurrence.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-exceptions")
-SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-
-logger = logging.getLogger(__name__)
 
 
 def can_run(x: Tensor) -> bool:
     """Whether there is machine code for tensors such as this one."""
-    return x.device.type == "cpu" and x.dtype in SUFFIXES and library() is not None
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The loaded library, compiled first if need be; None where that is not possible, which is logged once.
-
-    `SEQLAB_COMPILED=0` in the environment does without.
-    """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
-    if os.environ.get("SEQLAB_COMPILED") == "0" or compiler is None or platform.system() != "Linux":
-        return None
-    try:
-        return ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-        logger.warning("recurrences run on torch's operators, their own code could not be compiled: %s", told)
-        return None
-
-
-def _built(compiler: str) -> Path:
-    """The library's file, made if it is not there; whoever makes it at the same time makes the same."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model"))]
-    about = "\n".join([SOURCE.read_text(), *FLAGS, version, *sorted(set(processor))])
-    folder = Path(os.environ.get("SEQLAB_CACHE") or Path.home() / ".cache" / "seqlab") / "compiled"
-    path = folder / f"recurrence-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            code, made = f"{beside}/recurrence.o", f"{beside}/recurrence.so"
-            for command in ([compiler, *FLAGS, "-c", str(SOURCE), "-o", code], [compiler, "-shared", code, "-o", made]):
-                subprocess.run(command, capture_output=True, text=True, check=True)  # the second without -fopenmp
-            os.replace(made, path)
-    return path
+    return compiler.can_run("recurrence", x)
 
 
 class _Batch(ctypes.Structure):
@@ -88,9 +39,7 @@ def _run(name: str, lengths: Tensor, hidden: int, reverse: bool, *tensors: Tenso
     widths = widths_of(lengths)
     starts = offsets_of(widths)
     batch = _Batch(starts.data_ptr(), widths.data_ptr(), widths.shape[0], hidden, reverse)
-    function = getattr(library(), f"{name}_{SUFFIXES[tensors[0].dtype]}")
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    function(ctypes.byref(batch), torch.get_num_threads(), *pointers)
+    compiler.call("recurrence", name, tensors[0].dtype, batch, *tensors)
 
 
 def _to_state(dx_TG: Tensor, weight_hh: Tensor, lengths: Tensor, reverse: bool) -> tuple[Tensor, int]:
@@ -98,9 +47,6 @@ def _to_state(dx_TG: Tensor, weight_hh: Tensor, lengths: Tensor, reverse: bool) 
     first, last = end_rows(lengths)
     begins = last if reverse else first
     return dx_TG[begins] @ weight_hh, len(begins)
-
-
-# The functions of `loops.py`, argument for argument. As operators of torch they are seen by its profiler and counters.
 
 
 @custom_op("seqlab::lstm", mutates_args=())
@@ -192,3 +138,11 @@ def tanh_backward(
     through_BH, count = _to_state(dx_TH, weight_hh, lengths, reverse)
     dh_BH[:count] = through_BH
     return dx_TH, dh_BH
+
+
+@custom_op("seqlab::scan", mutates_args=())
+def scan(a_TH: Tensor, b_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+    a_TH, b_TH, initial_BH = a_TH.contiguous(), b_TH.contiguous(), initial_BH.contiguous()
+    h_TH = torch.empty_like(b_TH)
+    _run("scan", lengths, b_TH.shape[1], reverse, a_TH, b_TH, initial_BH, h_TH)
+    return h_TH

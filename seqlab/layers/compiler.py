@@ -1,0 +1,77 @@
+"""Machine code for what has to be fast on the CPU: native/*.cpp, each compiled when first needed and kept.
+
+Nothing has to be installed for it, and nothing depends on it: where there is no C++ compiler, or what it makes cannot
+be loaded, torch's operators compute the same. A library is kept in the user's cache folder, under a name that tells
+sources, compiler and processor apart. It takes the threads of the OpenMP runtime that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).with_name("native")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-exceptions")
+SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+
+logger = logging.getLogger(__name__)
+
+
+def can_run(name: str, x: Tensor) -> bool:
+    """Whether native/<name>.cpp can be had for tensors such as this one."""
+    return x.device.type == "cpu" and x.dtype in SUFFIXES and library(name) is not None
+
+
+def call(name: str, function: str, dtype: torch.dtype, batch: ctypes.Structure, *arguments: Tensor | int) -> Any:
+    """Calls a function of that library on torch's number of threads: tensors go by their address."""
+    values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a) for a in arguments]
+    return getattr(library(name), f"{function}_{SUFFIXES[dtype]}")(
+        ctypes.byref(batch), torch.get_num_threads(), *values
+    )
+
+
+@cache
+def library(name: str) -> ctypes.CDLL | None:
+    """The loaded library, compiled first if need be; None where that is not possible, which is logged once.
+
+    `SEQLAB_COMPILED=0` in the environment does without.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    if os.environ.get("SEQLAB_COMPILED") == "0" or compiler is None or platform.system() != "Linux":
+        return None
+    try:
+        return ctypes.CDLL(str(built(name, compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
+        logger.warning("%s runs on torch's operators, its own code could not be compiled: %s", name, told)
+        return None
+
+
+def built(name: str, compiler: str) -> Path:
+    """The library's file, made if it is not there; whoever makes it at the same time makes the same."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model"))]
+    source = FOLDER / f"{name}.cpp"
+    about = [source.read_text(), (FOLDER / "vector.h").read_text(), *FLAGS, version, *sorted(set(processor))]
+    folder = Path(os.environ.get("SEQLAB_CACHE") or Path.home() / ".cache" / "seqlab") / "compiled"
+    path = folder / f"{name}-{hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            code, made = f"{beside}/code.o", f"{beside}/code.so"
+            for command in ([compiler, *FLAGS, "-c", str(source), "-o", code], [compiler, "-shared", code, "-o", made]):
+                subprocess.run(command, capture_output=True, text=True, check=True)  # the second without -fopenmp
+            os.replace(made, path)
+    return path
