@@ -151,9 +151,7 @@ class SoftmaxHead(nn.Module):
         scores_TC = self.scores(hidden_TD)
         at_least_float32 = torch.promote_types(scores_TC.dtype, torch.float32)
         scores_TC = scores_TC.to(at_least_float32)
-        return F.cross_entropy(
-            scores_TC, targets_T, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-        )
+        return F.cross_entropy(scores_TC, targets_T, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
 
     def flops(self, rows: int) -> float:
         """Useful FLOPs of a training step on so many predicted rows; see `SequenceLayer.flops`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,10 +23,9 @@ WIDTH, CLASSES, CHUNK = 6, 7, 5
 
 
 @pytest.fixture(autouse=True)
-def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that few rows make several chunks."""
     monkeypatch.setattr(heads, "chunk_rows", lambda classes, device: CHUNK)
-    yield
 
 
 def make(smoothing: float = 0.0, dtype: torch.dtype = torch.float64) -> SoftmaxHead:
