@@ -222,6 +222,14 @@ def test_bf16_products_and_float32_sums() -> None:
     assert head.weight.grad.flatten().tolist() == [-len(ones) / 2, len(ones) / 2]
 
 
+def test_autocast_leaves_float64_alone() -> None:
+    head = make(0.3)
+    hidden_TD, targets_T = rows_and_targets(9, 0.2)
+    exact = head.loss(hidden_TD, targets_T)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head.loss(hidden_TD, targets_T), exact)
+
+
 def test_half_precision_parameters_get_gradients_of_their_own_type() -> None:
     head = make(dtype=torch.float32).to(torch.bfloat16)
     hidden_TD, targets_T = rows_and_targets(11, 0.0, torch.bfloat16)

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
+from torch import Tensor
 
 from seqlab.ragged import Layout
 from seqlab.training import throughput
@@ -28,13 +27,27 @@ def test_figures_by_hand_and_a_new_start() -> None:
     assert clocked.facts() == facts
 
 
-@pytest.mark.parametrize(("seconds", "width"), [(1e-3, 2048), (3e-3, 128)])
-def test_the_peak_is_that_of_the_best_product(monkeypatch: pytest.MonkeyPatch, seconds: float, width: int) -> None:
-    """On a clock on which every product takes as long: the largest is the best, and the first that is slow the last."""
-    clock = itertools.count()
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock) * seconds)
-    monkeypatch.setattr(throughput.torch, "mm", lambda a, b, out: out)
-    assert gemm_peak(CPU, torch.float32) == pytest.approx(2 * (4 * width) ** 2 * width / seconds)
+@pytest.mark.parametrize(
+    ("milliseconds", "best"),
+    [
+        ({128: 1, 256: 1, 512: 1, 1024: 1, 2048: 1}, 2048),  # as long for every width: the largest does most
+        ({128: 0.1, 256: 0.2, 512: 1, 1024: 1.9, 2048: 90}, 1024),  # the last need not be the best
+        ({128: 0.1, 256: 3}, 128),  # one that is slow is the last
+    ],
+)
+def test_the_peak_is_that_of_the_best_product(
+    monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float], best: int
+) -> None:
+    now = [0.0]
+
+    def product(a: Tensor, b: Tensor, out: Tensor) -> None:
+        assert (a.shape[0], *b.shape, *out.shape) == (4 * a.shape[1], a.shape[1], *[4 * a.shape[1]] * 3)
+        now[0] += milliseconds[a.shape[1]] / 1000
+
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(throughput.torch, "mm", product)
+    expected = 2 * (4 * best) ** 2 * best / milliseconds[best] * 1000
+    assert gemm_peak(CPU, torch.float32) == pytest.approx(expected)
 
 
 def test_measuring_is_short_and_leaves_the_random_state_alone() -> None:
