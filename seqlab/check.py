@@ -18,7 +18,7 @@ def job(command: Command) -> None:
     from seqlab.training.invariance import differences
 
     settings.check(command.config, command.trust)
-    parts = experiment.build({**command.config, "device": "cpu"}, command.trust)
+    parts = experiment.build({**command.config, "device": "cpu", "precision": "float32"}, command.trust)
     examples = parts.loaders["train"].examples
     shortest = examples.lengths.argsort(kind="stable")  # a spread of lengths from the shorter half, to be quick
     chosen = shortest[: max(1, len(shortest) // 2) : max(1, len(shortest) // (2 * SEQUENCES))]

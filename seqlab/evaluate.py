@@ -19,6 +19,7 @@ class Asked:
     output: str | None = None
     trust: str | list[str] | None = None
     device: str = "auto"
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 def job(command: Command) -> None:
@@ -27,6 +28,7 @@ def job(command: Command) -> None:
     from seqlab.durable import replace_file, require_place
     from seqlab.instantiate import read_settings
     from seqlab.training.evaluate import evaluate
+    from seqlab.training.precision import in_precision
 
     data = command.config.get("data")
     asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
@@ -43,7 +45,8 @@ def job(command: Command) -> None:
     experiment.require_room(loaders, getattr(loaded.task.model, "max_length", None), "model.positions.max_length")
     device = experiment.choose_device(asked.device)
     loaded.task.model.to(device)
-    metrics = evaluate(loaded.task, loaders[asked.split].batches(0), device)
+    task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
+    metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
     text = json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
     print(text, flush=True)

@@ -22,11 +22,13 @@ from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
-from seqlab.settings import Batching, Config, Loading, plainly
+from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
 from seqlab.training.checkpoint import Checkpoints
+from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
 from seqlab.training.run_log import RunLog
+from seqlab.training.throughput import Throughput, gemm_peak
 from seqlab.training.trainer import Trainer
 
 THREADS = torch.get_num_threads()  # of this process as it started; jobs of a sweep share it
@@ -44,6 +46,7 @@ class Experiment:
     specification: dict[str, Any]
     facts: dict[str, Any]
     device: torch.device
+    dtype: torch.dtype  # of products
 
     @property
     def bundle(self) -> bundle.Bundle:
@@ -82,7 +85,9 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     require_room(loaders, getattr(task.model, "max_length", None), "model.positions.max_length")
     require_room(loaders, config["trainer"]["micro_tokens"], "trainer.micro_tokens")
     task.model.to(device)
-    return Experiment(corpus, loaders, task, config["task"], facts, device)
+    precision = config.get("precision", Settings.precision)
+    task = in_precision(task, precision)
+    return Experiment(corpus, loaders, task, config["task"], facts, device, DTYPES[precision])
 
 
 def build_data(
@@ -132,6 +137,7 @@ def build_trainer(
         validation=loaders["validation"],
         checkpoints=instantiate(config["checkpoints"], "checkpoints", target=Checkpoints, folder=folder.checkpoints),
         log=log,
+        throughput=Throughput(experiment.device, experiment.dtype, gemm_peak(experiment.device, experiment.dtype)),
         device=experiment.device,
         publish=publish,
     )

@@ -47,7 +47,8 @@ def show(summary: dict[str, Any], samples: str, path: Path) -> None:
     console = Console()
     console.print(table)
     print(
-        f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s; "
+        f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s, "
+        f"{100 * summary['useful_flops_utilization']:.0f} % of the machine's best rate; "
         f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
         f"samples (temperature 1, prompts in brackets):\n\n{samples}\n\n"
         f"look at it:   tensorboard --logdir {path}\n"

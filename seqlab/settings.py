@@ -11,6 +11,7 @@ from seqlab.errors import InputError
 from seqlab.instantiate import instantiate, mistakes
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.limits import Limits
+from seqlab.training.precision import Precision
 from seqlab.training.trainer import Trainer
 
 Config = Mapping[str, Any]
@@ -27,6 +28,7 @@ class Settings:
     seed: int = 1
     threads: int | None = None
     device: str = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         _require(
@@ -78,7 +80,9 @@ def _require(*claims: tuple[bool, str]) -> None:
         raise InputError("\n".join(wrong))
 
 
-TRAINER_PARTS = ("task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "device", "publish")
+TRAINER_PARTS = (
+    "task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "throughput", "device", "publish",
+)  # fmt: skip
 
 # Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is
 # found out at run time and passed when that is built.

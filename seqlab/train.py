@@ -30,14 +30,14 @@ def job(command: Command) -> None:
         with RunLog(folder.path, shown, shown_text, parts.loaders["train"].examples.lengths.tolist()) as log:
             trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
             folder.begin(text, runs.provenance(command))
-            folder.record(**parts.identity(), data_facts=parts.corpus.facts, device=str(parts.device))
+            folder.record(**parts.identity(), data_facts=parts.corpus.facts, **trainer.throughput.facts())
             if continues:
                 trainer.resume()
             state = trainer.fit()
             trainer.checkpoints.load_best().restore_model(parts.task.model)
             test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
             log.evaluation(state, "test", test)
-            summary = {**state.summary(), "test": test, "useful_flops_utilization": None}
+            summary = {**state.summary(), "test": test}
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)

@@ -18,14 +18,29 @@ from seqlab.training.metrics_log import read_points
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
-def test_a_tiny_run_keeps_its_losses(verb: Callable[..., Outcome], model: str, request: pytest.FixtureRequest) -> None:
+MODELS = ["lstm", "gru", "tanh", "transformer"]
+
+
+def losses_of(verb: Callable[..., Outcome], model: str, *more: str) -> list[float]:
     words = tiny(f"model={model}", "model.layers=2", "model.dropout=0.1", "trainer.max_steps=12", "optimizer.lr=0.01")
-    assert verb("train", *words, "trainer.micro_tokens=300", "batch.max_length=200", "output_dir=run")[0] == 0
-    losses = [point["loss"] for point in read_points(Path("run/metrics.jsonl"))]
+    words += ["trainer.micro_tokens=300", "batch.max_length=200", *more]
+    assert verb("train", *words, "output_dir=run")[0] == 0
+    return [point["loss"] for point in read_points(Path("run/metrics.jsonl"))]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_tiny_run_keeps_its_losses(verb: Callable[..., Outcome], model: str, request: pytest.FixtureRequest) -> None:
+    losses = losses_of(verb, model)
     recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if request.config.getoption("--record"):
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps({**recorded, model: losses}, indent=1) + "\n")
     else:
         assert losses == pytest.approx(recorded[model], rel=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_in_bfloat16_it_learns_as_much(verb: Callable[..., Outcome], model: str) -> None:
+    losses, exact = losses_of(verb, model, "precision=bfloat16"), json.loads(GOLDEN.read_text())[model]
+    assert losses == pytest.approx(exact, rel=1e-3)
+    assert max(abs(a - b) for a, b in zip(losses, exact, strict=True)) > 1e-6  # float32 repeats to the bit

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
@@ -33,16 +34,22 @@ def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> 
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "success"
     assert facts["versions"]["python"] == sys.version.split()[0]
+    assert (facts["device"], facts["dtype"], facts["threads"]) == ("cpu", "float32", torch.get_num_threads())
+    assert facts["gemm_gflops"] > 0.1
     assert {"command", "seed", "git", "host", "tokenizer", "data", "plan", "parameters", "format_version"} <= set(facts)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 6
-    assert summary["useful_flops_utilization"] is None
+    assert 0 < summary["useful_flops_utilization"] < 1
     assert {"loss", "ppl", "bits_per_byte", "by_length"} == set(summary["test"]) == set(summary["validation_best"])
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 6
     points = read_points(run / "metrics.jsonl")
     assert [(point["step"], point["split"]) for point in points if point["split"] != "train"] == [
         (3, "validation"), (6, "validation"), (6, "test"),
     ]  # fmt: skip
+    for point in points:
+        if point["split"] == "train":
+            assert point["useful_gflops"] == pytest.approx(point["useful_flops_utilization"] * facts["gemm_gflops"])
+            assert point["mem_gb"] > 0.02
     assert "tensorboard --logdir run" in out
     assert f"{summary['test']['loss']:.4f}" in out
     assert "padding avoided" in err
@@ -79,6 +86,20 @@ def test_evaluate_repeats_the_figures_of_training(verb: Callable[..., Outcome]) 
     code, _, err = verb("evaluate", "run=nowhere")
     assert code == 2
     assert "nowhere" in err
+
+
+def test_a_run_in_bfloat16_is_evaluated_as_it_was_trained(verb: Callable[..., Outcome]) -> None:
+    smoothed = "task.model.label_smoothing=0.2"  # which a figure of evaluation does not contain
+    assert verb("train", *TINY, smoothed, "precision=bfloat16", "output_dir=run")[0] == 0
+    assert json.loads(Path("run/run.json").read_text())["dtype"] == "bfloat16"
+    test = json.loads(Path("run/summary.json").read_text())["test"]
+    found = {}
+    for words in ([], ["precision=float32"]):
+        code, out, err = verb("evaluate", "run=run", *words)
+        assert code == 0, err
+        found[len(words)] = json.loads(out)["loss"]
+    assert found[0] == pytest.approx(test["loss"], rel=1e-7)
+    assert 1e-7 < abs(found[1] / test["loss"] - 1) < 1e-3
 
 
 def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +239,7 @@ def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome])
 
 def without_timings(path: Path) -> list[dict[str, float]]:
     timed = {"seconds", "seconds_left", "tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
+    timed |= {"useful_gflops", "useful_flops_utilization"}
     return [{k: v for k, v in point.items() if k not in timed} for point in read_points(path / "metrics.jsonl")]
 
 
@@ -348,6 +370,8 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.bidirectional=true"], "model.bidirectional=false"),
         (["device=cuda:99"], "device=cuda:99"),
         (["threads=0", "seed=-1"], "threads=0"),
+        (["precision=half"], "precision: expected 'float32' or 'bfloat16', got 'half'"),
+        (["task.model.label_smoothing=1.5"], "label_smoothing=1.5: expected"),
         (["threads=0", "seed=-1"], "seed=-1"),
         (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "batch.pool=0"),
         (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "loader.prefetch=0"),

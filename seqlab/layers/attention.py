@@ -101,6 +101,12 @@ class SelfAttention(SequenceLayer):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        pairs = int((lengths * (lengths + 1) // 2 if self.causal else lengths * lengths).sum())
+        weights = self.qkv.weight.numel() + self.out.weight.numel()
+        return 6.0 * weights * int(lengths.sum()) + 12.0 * self.out.in_features * pairs
+
     @torch.jit.export
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None

@@ -9,6 +9,7 @@ and, if it wants,
 
     project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
     unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
+    flops() -> float     useful FLOPs per token, forward and backward; without it: 6 times its matrix parameters
 
 `unroll` receives the values as they come in, in time-major order (seqlab/ragged.py), the lengths longest first and the
 state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
@@ -30,7 +31,7 @@ from seqlab.layers.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lst
 
 
 class Cell(Protocol):
-    """What a recurrent stack asks of a cell; `project` and `unroll` are optional."""
+    """What a recurrent stack asks of a cell; `project`, `unroll` and `flops` are optional."""
 
     def initial_state(self, batch: int) -> list[Tensor]: ...
 
@@ -72,7 +73,7 @@ class TanhCell(_GatedCell):
         return linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
 
     def forward(self, x_BH: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        h_BH = torch.tanh(x_BH + F.linear(state[0], self.weight_hh))
+        h_BH = torch.tanh((x_BH + F.linear(state[0], self.weight_hh)).to(state[0].dtype))  # narrower under autocast
         return h_BH, [h_BH]
 
     @torch.jit.unused

@@ -25,6 +25,16 @@ class SequenceLayer(nn.Module):
         raise NotImplementedError
 
     @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a forward and a backward pass over sequences of these lengths [B].
+
+        Only products count, 2 m n k each: neither padding nor what a kernel computes again, and nothing elementwise. A
+        weight costs 6 per token: 2 forward, 2 for its own gradient, 2 for that of its input. The gradient of an input
+        counts, because below there is a trained embedding, and so does that of an initial state.
+        """
+        raise NotImplementedError
+
+    @torch.jit.unused
     def equal(self, x_NLD: Tensor) -> Tensor:
         """The same layer on N sequences of one length, [N, L, D] to [N, L, D']."""
         return self.core(x_NLD, None, None)[0]

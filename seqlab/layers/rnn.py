@@ -37,6 +37,13 @@ class Recurrence(nn.Module):
             x_BD = self.cell.project(x_BD)
         return self.cell(x_BD, state)
 
+    @torch.jit.unused
+    def flops(self) -> float:
+        """Useful FLOPs per token: what the cell says, or an estimate, as if every matrix of it were used once."""
+        if hasattr(self.cell, "flops"):
+            return self.cell.flops()
+        return 6.0 * sum(parameter.numel() for parameter in self.cell.parameters() if parameter.dim() == 2)
+
     def loop(self, x_TD: Tensor, lengths: Tensor, initial: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The plain path: call the cell once per step, on the sequences that are running."""
         widths: list[int] = widths_of(lengths).tolist()
@@ -114,6 +121,10 @@ class RecurrentStack(SequenceLayer):
             for recurrence in layer:
                 state += recurrence.cell.initial_state(batch)
         return state
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        return sum(recurrence.flops() for layer in self.layers for recurrence in layer) * int(lengths.sum())
 
     @torch.jit.export
     def core(

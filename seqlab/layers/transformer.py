@@ -42,6 +42,11 @@ class TransformerBlock(SequenceLayer):
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
 
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        weights = sum(parameter.numel() for parameter in self.mlp.parameters() if parameter.dim() == 2)
+        return self.attention.flops(lengths) + 6.0 * weights * int(lengths.sum())
+
     @torch.jit.export
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
@@ -71,6 +76,10 @@ class TransformerStack(SequenceLayer):
         self.norm = nn.LayerNorm(width)
         for block in self.blocks:
             block.initialize(blocks=layers)
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        return sum(block.flops(lengths) for block in self.blocks)
 
     @torch.jit.export
     def core(

@@ -46,6 +46,10 @@ class Encoder(nn.Module):
         hidden, state = self(Ragged(tokens_B, layout), state)
         return hidden.values, state
 
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a training step, see `SequenceLayer.flops`; looking up an embedding is none."""
+        return self.stack.flops(lengths)
+
     def pack(self, tensors: list[Tensor]) -> State:
         """The state that a stack has returned as a list."""
         raise NotImplementedError

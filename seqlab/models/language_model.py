@@ -17,12 +17,13 @@ class LanguageModel(nn.Module):
         encoder: must be causal.
         vocabulary: how many tokens there are.
         tied: share the embedding's weight with the head (Press & Wolf 2017).
+        label_smoothing: see `SoftmaxHead`; evaluation is without, so that its perplexity is one.
 
     Raises:
-        ValueError: the encoder is not causal, or tied weights do not fit.
+        ValueError: the encoder is not causal, tied weights do not fit, or the smoothing is not a share below 1.
     """
 
-    def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True) -> None:
+    def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not encoder.causal:
             raise ValueError(
@@ -31,7 +32,8 @@ class LanguageModel(nn.Module):
             )
         self.encoder = encoder
         self.max_length = encoder.max_length
-        self.head = SoftmaxHead(encoder.output_size, vocabulary, encoder.embedding.weight if tied else None)
+        weight = encoder.embedding.weight if tied else None
+        self.head = SoftmaxHead(encoder.output_size, vocabulary, weight, label_smoothing)
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state to continue from."""
@@ -40,3 +42,7 @@ class LanguageModel(nn.Module):
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         """The next token of every sequence, [B] to hidden [B, D]."""
         return self.encoder.step(tokens_B, state)
+
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a training step in which every token predicts the next; see `SequenceLayer.flops`."""
+        return self.encoder.flops(lengths) + self.head.flops(int(lengths.sum()))

@@ -39,5 +39,8 @@ class LanguageModeling:
             terms["bits_per_byte"] = Term(nats.detach() / math.log(2), counts["bits_per_byte"], 0.0)
         return StepOutput(terms)
 
+    def flops(self, batch: Batch) -> float:
+        return self.model.flops(batch.tokens.lengths)
+
     def metrics(self, averages: dict[str, float]) -> dict[str, float]:
         return {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}

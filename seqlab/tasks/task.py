@@ -49,6 +49,10 @@ class Task(Protocol):
         """Forward pass and terms; `counts` of the output equal `counts(batch)`."""
         ...
 
+    def flops(self, batch: Batch) -> float:
+        """Useful FLOPs of training on the batch, forward and backward, as `SequenceLayer.flops` counts them."""
+        ...
+
     def metrics(self, averages: dict[str, float]) -> dict[str, float]:
         """What people read, from the averages of all terms: the averages themselves and figures derived from them."""
         ...

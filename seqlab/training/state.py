@@ -10,6 +10,8 @@ from seqlab.ragged import Layout
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
 
+LATER_FIELDS = ("useful_flops", "possible_flops")  # not in the checkpoints of earlier versions
+
 
 @dataclass
 class State:
@@ -29,6 +31,8 @@ class State:
     cells: int = 0  # places that padded batches would have taken
     seconds: float = 0.0  # wall time inside `fit`, all starts together
     step_seconds: float = 0.0  # of which in steps, waiting for their data included
+    useful_flops: float = 0.0  # of these steps
+    possible_flops: float = 0.0  # at the measured rate of the best product, in the same seconds
     lr: float = 0.0  # of the last step, first group
     evaluated: int = 0  # the step of the last evaluation
     metrics: dict[str, Any] = field(default_factory=dict)  # its figures
@@ -58,6 +62,12 @@ class State:
         self.figures.add("batch_seqs", len(layout), 1)
         self.figures.add("padding_fraction", cells - layout.total, cells)
 
+    def worked(self, flops: float, seconds: float, gemm_peak: float) -> None:
+        """Takes note of a step's useful FLOPs and time, and of the FLOP/s that the machine could do."""
+        self.step_seconds += seconds
+        self.useful_flops += flops
+        self.possible_flops += seconds * gemm_peak
+
     def judge(self, metrics: dict[str, Any], monitor: str) -> bool:
         """Takes note of an evaluation at this step; True where it is the best so far, which nan never is."""
         self.evaluated, self.metrics = self.step, metrics
@@ -85,6 +95,7 @@ class State:
             "validation_best": self.best_metrics,
             "validation_final": self.metrics,
             "tokens_per_s": self.tokens / self.step_seconds if self.step_seconds else 0.0,
+            "useful_flops_utilization": self.useful_flops / self.possible_flops if self.possible_flops else 0.0,
             "padding_fraction": 1 - self.tokens / self.cells if self.cells else 0.0,
             "wall_s": self.seconds,
             "peak_rss_mb": peak_rss_bytes() / 1e6,
@@ -98,7 +109,8 @@ class State:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> State:
-        """Raises ValueError where the fields are not those of this version."""
+        """Raises ValueError where the fields are not those of this version. Later ones count from here on."""
+        stored = {**dict.fromkeys(LATER_FIELDS, 0.0), **stored}
         if set(stored) != (known := {field.name for field in fields(cls)}):
             raise ValueError(f"its state has the fields {sorted(stored)}, expected {sorted(known)}")
         return cls(**{**stored, "terms": Averages(**stored["terms"]), "figures": Averages(**stored["figures"])})

@@ -11,7 +11,10 @@ from seqlab.training.metrics_log import read_points
 from seqlab.training.state import State
 
 PREFIXES = {"train": "train", "validation": "val", "test": "test"}
-PERFORMANCE = {"tokens_per_s", "padding_fraction", "step_ms", "data_wait_fraction", "mem_gb"}
+PERFORMANCE = {
+    "tokens_per_s", "padding_fraction", "step_ms", "data_wait_fraction", "useful_gflops", "useful_flops_utilization",
+    "mem_gb",
+}  # fmt: skip
 DATA = {"batch_tokens", "batch_seqs"}
 NOT_PLOTTED = {"step", "split", "epoch", "tokens", "sequences", "seconds", "seconds_left", "best_step"}
 

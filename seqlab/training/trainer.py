@@ -25,7 +25,7 @@ from seqlab.training.run_log import RunLog
 from seqlab.training.schedule import Schedule
 from seqlab.training.signals import StopSignals
 from seqlab.training.state import State
-from seqlab.training.throughput import Throughput, peak_memory_gb
+from seqlab.training.throughput import Throughput
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Trainer:
     Args:
         train, validation: global batches. Evaluation reads epoch 0 of the second.
         checkpoints, log: where progress is kept and told.
+        throughput: clocks the steps, and knows what the machine could do.
         publish: called when the best model so far has been saved, to hand it on.
         micro_tokens: most tokens that go through the model at once; does not change what is computed. None: all.
         clip: longest gradient (2-norm over all parameters); None: any.
@@ -68,6 +69,7 @@ class Trainer:
         validation: Batches,
         checkpoints: Checkpoints,
         log: RunLog,
+        throughput: Throughput,
         *,
         device: torch.device | str = "cpu",
         publish: Callable[[], object] = lambda: None,
@@ -89,12 +91,11 @@ class Trainer:
         self.limits = Limits(max_steps, max_epochs, max_tokens, max_minutes)
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.train, self.validation = train, validation
-        self.checkpoints, self.log, self.publish = checkpoints, log, publish
+        self.checkpoints, self.log, self.throughput, self.publish = checkpoints, log, throughput, publish
         self.device = torch.device(device)
         self.micro_tokens, self.clip, self.patience = micro_tokens, clip, patience
         self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
         self.state = State()
-        self.throughput = Throughput()
         self.saved: tuple[int, int] | None = None  # the last checkpoint's step, and the step evaluated before it
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -188,9 +189,10 @@ class Trainer:
         self.state.lr = self.base_rates[0] * factor
 
     def _clock(self, batch: Batch, waited: float, worked: float) -> None:
+        flops = self.task.flops(batch)
         self.state.seconds = time.perf_counter() - self.started
-        self.state.step_seconds += waited + worked
-        self.throughput.add(batch.tokens.layout.total, waited, worked)
+        self.state.worked(flops, waited + worked, self.throughput.gemm_peak)
+        self.throughput.add(batch.tokens.layout.total, flops, waited, worked)
 
     def _log(self) -> None:
         """A line with the averages since the last one."""
@@ -203,7 +205,6 @@ class Trainer:
             **state.figures.take(),
             "lr": state.lr,
             **self.throughput.take(),
-            "mem_gb": peak_memory_gb(self.device),
         }
         self.log.train_point(state, figures, seconds_left=state.seconds * (1 / done - 1) if done else None)
 

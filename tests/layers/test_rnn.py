@@ -72,17 +72,3 @@ def test_dropout_works_between_layers_and_only_while_training() -> None:
     assert not torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
     two.eval()
     assert torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
-
-
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
-def test_bf16_autocast_keeps_the_state_in_float32(cell: type[nn.Module]) -> None:
-    torch.manual_seed(0)
-    stack = RecurrentStack(8, 8, cell)
-    lengths, x = torch.tensor([5, 2]), torch.randn(7, 8, requires_grad=True)
-    exact, _ = stack.core(x, lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        values, state = stack.core(x, lengths)
-    assert all(tensor.dtype == torch.float32 for tensor in state)
-    assert 0 < (values - exact).abs().max() < 0.05
-    values.sum().backward()
-    assert x.grad is not None

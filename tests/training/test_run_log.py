@@ -33,10 +33,15 @@ FIGURES = {
     "tokens_per_s": 12345.6,
     "step_ms": 8.0,
     "data_wait_fraction": 0.01,
+    "useful_gflops": 40.0,
+    "useful_flops_utilization": 0.4,
     "mem_gb": 0.3,
 }
 TRAIN_TAGS = {"train/loss", "train/ppl", "train/grad_norm", "train/lr", "data/batch_tokens", "data/batch_seqs"}
-PERF_TAGS = {f"perf/{name}" for name in ("tokens_per_s", "padding_fraction", "step_ms", "data_wait_fraction", "mem_gb")}
+PERF_TAGS = {
+    "perf/tokens_per_s", "perf/padding_fraction", "perf/step_ms", "perf/data_wait_fraction", "perf/mem_gb",
+    "perf/useful_gflops", "perf/useful_flops_utilization",
+}  # fmt: skip
 CONFIGURATION = {"model": {"dim": 256, "tied": True}, "seed": 1, "lr": 0.5, "name": None, "betas": [0.9, 0.95]}
 
 

@@ -25,6 +25,7 @@ from seqlab.tasks.task import StepOutput, Term
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import Checkpoint, Checkpoints
 from seqlab.training.objective import backward
+from seqlab.training.state import State
 from seqlab.training.trainer import Trainer
 
 EXAMPLES, EPOCHS, STEPS = 23, 3, 18
@@ -386,6 +387,27 @@ def test_the_loop_fits_on_a_page() -> None:
     source = Path(inspect.getfile(Trainer)).read_text().splitlines()
     assert len(source) <= 250
     assert len(inspect.getsource(Trainer.fit).splitlines()) <= 60
+
+
+def test_utilization_is_over_all_starts_and_counts_from_when_it_was_first_measured(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        fit(toy_trainer(tmp_path, at=sends(signal.SIGTERM, (1, 2))))
+    trainer = resumed(tmp_path)
+    trainer.throughput.gemm_peak = 4e9  # on another machine
+    before = trainer.state.to_json()
+    state = fit(trainer).state
+    assert state.useful_flops == 1000 * state.tokens
+    later = 4e9 * (state.step_seconds - before["step_seconds"])
+    assert state.possible_flops == pytest.approx(before["possible_flops"] + later)
+    assert state.summary()["useful_flops_utilization"] == state.useful_flops / state.possible_flops > 0
+    stored = {name: x for name, x in before.items() if name not in ("useful_flops", "possible_flops")}
+    older = State.from_json(stored)
+    assert (older.step, older.useful_flops, older.possible_flops) == (before["step"], 0, 0)
+    with pytest.raises(ValueError, match="fields"):
+        State.from_json({**before, "surplus": 1})
+    del stored["tokens"]
+    with pytest.raises(ValueError, match="fields"):
+        State.from_json(stored)
 
 
 def test_summary_is_json(tmp_path: Path) -> None:

@@ -22,13 +22,17 @@ from seqlab.tasks.task import StepOutput, Term
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.metrics_log import read_points
 from seqlab.training.optim import adamw
+from seqlab.training.precision import Precision, in_precision
 from seqlab.training.run_log import RunLog
 from seqlab.training.schedule import Cosine
+from seqlab.training.throughput import Throughput
 from seqlab.training.trainer import Trainer
 
 VOCABULARY = 11
 # What differs between two runs of the same numbers.
 TIMINGS = {"tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb", "seconds", "seconds_left"}
+TIMINGS |= {"useful_gflops", "useful_flops_utilization"}
+TIMED_STATE = {"seconds", "step_seconds", "possible_flops"}
 
 
 class ToyModel(nn.Module):
@@ -77,6 +81,9 @@ class ToyTask:
             }
         )
 
+    def flops(self, batch: Batch) -> float:
+        return 1000.0 * batch.tokens.layout.total
+
     def metrics(self, averages: dict[str, float]) -> dict[str, float]:
         shown = {name: averages[name] for name in ("loss", "penalty", "accuracy")}
         return {**shown, "ppl": math.exp(averages["loss"])}
@@ -118,6 +125,7 @@ def toy_trainer(
     at: Callable[[int, int], None] = lambda *_: None,
     at_validation: Callable[[int, int], None] = lambda *_: None,
     keep: int = 2,
+    precision: Precision = "float32",
     **options: Any,
 ) -> Trainer:
     """A trainer of 3 epochs of 6 steps; logs, evaluates and saves every 4, 5 and 3 steps. Seeds the global state."""
@@ -128,13 +136,14 @@ def toy_trainer(
     rhythm = {"log_every": 4, "eval_every": 5, "save_every": 3, "micro_tokens": 9}
     model = options.pop("model", None) or ToyModel()
     return Trainer(
-        ToyTask(model),
+        in_precision(ToyTask(model), precision),
         options.pop("optimizer", None) or adamw(model, lr=0.02),
         Cosine(warmup_steps=3),
         ToyBatches(at=at),
         ToyBatches(examples=9, seed=7, at=at_validation),
         Checkpoints(folder / "checkpoints", keep=keep),
         RunLog(folder, {"model": {"width": 6}}, "model: {width: 6}\n", stream=io.StringIO()),
+        Throughput(torch.device("cpu"), torch.float32, gemm_peak=1e9),
         **{**limits, **rhythm, **options},
     )
 
@@ -161,7 +170,7 @@ def fingerprint(trainer: Trainer, folder: Path) -> str:
     add("model", trainer.task.model.state_dict())
     add("optimizer", trainer.optimizer.state_dict()["state"])
     add("random", torch.get_rng_state())
-    add("state", {k: v for k, v in trainer.state.to_json().items() if k not in ("seconds", "step_seconds")})
+    add("state", {k: v for k, v in trainer.state.to_json().items() if k not in TIMED_STATE})
     add("lines", dict(enumerate(lines(folder))))
     return digest.hexdigest()
 
