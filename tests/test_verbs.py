@@ -142,7 +142,7 @@ def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) ->
     assert "model.safetensors" in err
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"])
 def test_check_passes_for_every_model(verb: Callable[..., Outcome], model: str) -> None:
     code, out, err = verb("check", *TINY, f"model={model}", "model.layers=2", "model.dropout=0.5")
     assert code == 0, err

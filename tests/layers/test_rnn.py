@@ -10,8 +10,9 @@ from torch import nn
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 
-CELLS = [LSTMCell, GRUCell, TanhCell, MyCell]
+CELLS = [LSTMCell, GRUCell, TanhCell, MyCell, MinGRUCell, MinLSTMCell]
 
 
 @pytest.mark.parametrize(("cell", "module"), [(LSTMCell, nn.LSTM), (GRUCell, nn.GRU), (TanhCell, nn.RNN)])
@@ -74,7 +75,7 @@ def test_dropout_works_between_layers_and_only_while_training() -> None:
     assert torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
 
 
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell, MinGRUCell, MinLSTMCell])
 def test_bf16_autocast_keeps_the_state_in_float32(cell: type[nn.Module]) -> None:
     torch.manual_seed(0)
     stack = RecurrentStack(8, 8, cell)

@@ -15,6 +15,7 @@ from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
 
 LENGTHS = torch.tensor([9, 9, 4, 1, 1, 0, 6])
@@ -54,9 +55,8 @@ def padded(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(blocks), torch.full_like(LENGTHS, 9)
 
 
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell])
-def test_recurrences_see_every_token_once_per_layer_and_direction(cell: type[nn.Module]) -> None:
-    gates = {LSTMCell: 4, GRUCell: 3}[cell]
+@pytest.mark.parametrize(("cell", "gates"), [(LSTMCell, 4), (GRUCell, 3)])
+def test_recurrences_see_every_token_once_per_layer_and_direction(cell: type[nn.Module], gates: int) -> None:
     stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)
     x = torch.randn(ROWS, 6)
     with counted() as counter:
@@ -69,6 +69,16 @@ def test_recurrences_see_every_token_once_per_layer_and_direction(cell: type[nn.
     with counted() as mistaken:
         stack.core(*padded(x))
     assert mistaken.rows[("addmm", (5, gates * 5))] == 6 * 9 * 7
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(MinGRUCell, 2), (MinLSTMCell, 3)])
+def test_linear_recurrences_see_every_token_once_and_have_no_recurrent_product(
+    cell: type[nn.Module], gates: int
+) -> None:
+    stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)
+    with counted() as counter:
+        stack.core(torch.randn(ROWS, 6), LENGTHS)
+    assert counter.rows == {("addmm", (6, gates * 5)): 2 * ROWS, ("addmm", (10, gates * 5)): 4 * ROWS}
 
 
 def test_a_transformer_sees_every_token_and_every_pair_once() -> None:
