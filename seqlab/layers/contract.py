@@ -20,13 +20,12 @@ def as_lists(cell: Any) -> Cell:
     """The cell itself if its state is a list of tensors, and else the cell in an adapter.
 
     Raises:
-        TypeError: there is no `initial_state(batch)`, it returns something other than tensors, or its state is nested
-            and it has an `unroll` of its own, whose state is a list.
-        ValueError: a tensor of the initial state has not as many rows as there are sequences.
+        ValueError: there is no `initial_state(batch)`, or it returns something other than tensors [batch, ...]; or the
+            state is nested and the cell has an `unroll` of its own, whose state is a list.
     """
     name = type(cell).__name__
     if not hasattr(cell, "initial_state"):
-        raise TypeError(f"{name} has no initial_state(batch): see the contract in seqlab/layers/cells.py")
+        raise ValueError(f"{name} has no initial_state(batch): see the contract in seqlab/layers/cells.py")
     state = cell.initial_state(0)
     flat = isinstance(state, list) and all(isinstance(tensor, Tensor) for tensor in state)
     adapted: Cell = cell if flat else NestedState(cell)
@@ -46,6 +45,8 @@ def check_step(cell: Any, hidden_size: int, output_BH: Tensor, before: list[Tens
         ValueError: the output is not [batch, hidden_size], or the state's tensors changed in number or shape.
     """
     name = type(cell.cell if isinstance(cell, NestedState) else cell).__name__
+    if isinstance(after, Tensor):
+        raise ValueError(f"{name} returned a tensor as its state, which began as a list: return list[Tensor]")
     if len(after) != len(before):
         raise ValueError(f"{name} got {len(before)} state tensors and returned {len(after)}: their number must stay")
     for old, new in zip(before, after, strict=True):
@@ -70,7 +71,7 @@ class NestedState(nn.Module):
         state = cell.initial_state(0)
         self.kind = f"{type(cell).__name__} keeps its state as {type(state).__name__}"
         if hasattr(cell, "unroll"):
-            raise TypeError(f"{self.kind} and has an unroll of its own, which wants list[Tensor] throughout")
+            raise ValueError(f"{self.kind} and has an unroll of its own, which wants list[Tensor] throughout")
         self.form = _mapped(state, lambda _: None)  # the nesting alone, without its tensors
 
     def initial_state(self, batch: int) -> list[Tensor]:
@@ -90,6 +91,8 @@ class NestedState(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # what the cell says of itself, such as how it is copied, is not said of this
+                raise
             return getattr(super().__getattr__("cell"), name)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -128,11 +131,11 @@ def _tensors(state: Any, form: Any, where: str) -> Iterator[Tensor]:
     parts, forms = _parts(state), _parts(form)
     if forms is None:
         if not isinstance(state, Tensor):
-            raise TypeError(f"the cell's {where} must be a tensor, got {type(state).__name__}")
+            raise ValueError(f"the cell's {where} must be a tensor, got {type(state).__name__}")
         yield state
         return
     if type(state) is not type(form) or parts is None or parts.keys() != forms.keys():
-        raise TypeError(
+        raise ValueError(
             f"the cell's {where} must stay nested as initial_state(batch) nests it: {_shown(form)}, got {_shown(state)}"
         )
     for key, inner in forms.items():

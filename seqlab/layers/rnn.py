@@ -137,8 +137,6 @@ class RecurrentStack(SequenceLayer):
         self.layers = nn.ModuleList()
         for i in range(layers):
             width = input_size if i == 0 else self.output_size
-            if not hasattr(cell(1, 1), "initial_state"):
-                raise ValueError("the cell has no initial_state(batch): see the contract in seqlab/layers/cells.py")
             pair = [
                 Recurrence(as_lists(cell(width, hidden_size)), reverse, hidden_size)
                 for reverse in (False, True)[:directions]
