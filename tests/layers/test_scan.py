@@ -185,3 +185,14 @@ def test_gates_of_minlstm_do_not_need_the_sum_of_two_gates_that_vanish() -> None
     share = 1 / (1 + torch.exp(torch.tensor(-1.0)))
     assert a == pytest.approx(float(share))
     assert b == pytest.approx(float(1 - share) * 0.5)
+
+
+@pytest.mark.parametrize("cell", [MinGRUCell, MinLSTMCell])
+def test_under_autocast_the_product_is_bf16_and_the_gates_are_not(cell: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    one, x = cell(16, 16), torch.randn(50, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert one.gates(x).dtype == torch.bfloat16
+        projected = one.project(x)
+    assert projected.dtype == torch.float32
+    assert (projected != projected.bfloat16()).double().mean() > 0.9  # a gate near 1 needs more than 8 bits
