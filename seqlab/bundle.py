@@ -39,6 +39,8 @@ PARTS = {
     "LSTMCell": "seqlab.layers.cells.LSTMCell",
     "GRUCell": "seqlab.layers.cells.GRUCell",
     "TanhCell": "seqlab.layers.cells.TanhCell",
+    "MinGRUCell": "seqlab.layers.scan.MinGRUCell",
+    "MinLSTMCell": "seqlab.layers.scan.MinLSTMCell",
     "NoPositions": "seqlab.layers.positions.NoPositions",
     "LearnedPositions": "seqlab.layers.positions.LearnedPositions",
     "SinusoidalPositions": "seqlab.layers.positions.SinusoidalPositions",

@@ -163,11 +163,33 @@ def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) ->
     assert "model.safetensors" in err
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"])
 def test_check_passes_for_every_model(verb: Callable[..., Outcome], model: str) -> None:
     code, out, err = verb("check", *TINY, f"model={model}", "model.layers=2", "model.dropout=0.5")
     assert code == 0, err
     assert out.count("same") == 4
+
+
+def test_check_passes_for_a_cell_whose_state_is_nested(verb: Callable[..., Outcome]) -> None:
+    Path("keyed.py").write_text(
+        "import torch\n"
+        "class Keyed(torch.nn.Module):\n"
+        "    def __init__(self, input_size, hidden_size):\n"
+        "        super().__init__()\n"
+        "        self.cell = torch.nn.LSTMCell(input_size, hidden_size)\n"
+        "    def initial_state(self, batch):\n"
+        "        zeros = self.cell.weight_hh.new_zeros(batch, self.cell.hidden_size)\n"
+        "        return {'pair': (zeros, zeros)}\n"
+        "    def forward(self, x, state):\n"
+        "        h, c = self.cell(x, state['pair'])\n"
+        "        return h, {'pair': (h, c)}\n"
+    )
+    words = ["model.cell._target_=keyed.Keyed", "model.layers=2"]
+    code, out, err = verb("check", *TINY, *words)
+    assert code == 0, err
+    assert out.count("same") == 4
+    assert verb("train", *TINY, *words, "output_dir=run")[0] == 0
+    assert verb("evaluate", "run=run", "trust=keyed")[0] == 0
 
 
 def test_check_finds_a_cell_that_looks_at_its_neighbours(verb: Callable[..., Outcome]) -> None:
@@ -230,9 +252,12 @@ def test_every_tokenizer_trains(verb: Callable[..., Outcome], words: list[str]) 
     assert ("bits_per_byte" in test) is (words != ["tokenizer=words"])  # which loses text
 
 
-def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome]) -> None:
+@pytest.mark.parametrize("model", ["lstm", "mingru", "minlstm"])
+def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome], model: str) -> None:
     words = [word for word in TINY if not word.startswith(("trainer", "model", "batch", "schedule"))]
-    code, _, err = verb("train", *words, "debug=overfit", "batch.tokens=128", "model.width=128", "output_dir=run")
+    code, _, err = verb(
+        "train", *words, f"model={model}", "debug=overfit", "batch.tokens=128", "model.width=128", "output_dir=run"
+    )
     assert code == 0, err
     assert json.loads(Path("run/summary.json").read_text())["validation_best"]["loss"] < 0.2
 

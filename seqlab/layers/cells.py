@@ -15,6 +15,9 @@ and, if it wants,
 state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
 calling `cell(input_size, hidden_size)`; `hidden_size` is the width of the output. Any module that keeps to this, also
 one in your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
+
+In eager mode a state may also be a tensor, tuple, dict, NamedTuple or dataclass, nested freely; scripting wants the
+list (seqlab/layers/contract.py). torch.nn's own cells have no `initial_state` and return no pair: call one in yours.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def tanh_backward(
 
 
 @custom_op("seqlab::scan", mutates_args=())
-def scan(a_TH: Tensor, b_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+def scan(a_TH: Tensor, b_TH: Tensor, lengths: Tensor, initial_BH: Tensor, reverse: bool) -> Tensor:
     a_TH, b_TH, initial_BH = a_TH.contiguous(), b_TH.contiguous(), initial_BH.contiguous()
     h_TH = torch.empty_like(b_TH)
     _run("scan", lengths, b_TH.shape[1], reverse, a_TH, b_TH, initial_BH, h_TH)

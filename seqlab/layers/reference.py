@@ -17,6 +17,7 @@ from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import LearnedPositions, Positions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import Recurrence, RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerBlock, TransformerStack
 
 
@@ -52,9 +53,39 @@ def gru_step(cell: GRUCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
     return [(1 - z) * n + z * h]
 
 
+def positive(x: Tensor) -> Tensor:
+    """Feng et al. 2024, appendix B, the function g."""
+    return torch.where(x >= 0, x + 0.5, 1 / (1 + torch.exp(-x)))
+
+
+def min_gru_step(cell: MinGRUCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """Feng et al. 2024, section 3.1, with g of appendix B."""
+    w_z, w_h = cell.gates.weight.chunk(2)
+    b_z, b_h = cell.gates.bias.chunk(2)
+    z = torch.sigmoid(w_z @ x_D + b_z)
+    return [(1 - z) * state[0] + z * positive(w_h @ x_D + b_h)]
+
+
+def min_lstm_step(cell: MinLSTMCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
+    """Feng et al. 2024, section 3.2, with g of appendix B."""
+    w_f, w_i, w_h = cell.gates.weight.chunk(3)
+    b_f, b_i, b_h = cell.gates.bias.chunk(3)
+    f, i = torch.sigmoid(w_f @ x_D + b_f), torch.sigmoid(w_i @ x_D + b_i)
+    return [f / (f + i) * state[0] + i / (f + i) * positive(w_h @ x_D + b_h)]
+
+
+EQUATIONS: list[tuple[type[nn.Module], Callable[..., list[Tensor]]]] = [
+    (TanhCell, tanh_step),
+    (LSTMCell, lstm_step),
+    (GRUCell, gru_step),
+    (MinGRUCell, min_gru_step),
+    (MinLSTMCell, min_lstm_step),
+]
+
+
 def step(cell: nn.Module, x_D: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """One token; a cell of the user's own has no equation here, and is its own reference for a batch of one."""
-    for kind, equation in ((TanhCell, tanh_step), (LSTMCell, lstm_step), (GRUCell, gru_step)):
+    for kind, equation in EQUATIONS:
         if isinstance(cell, kind):
             after = equation(cell, x_D, [s[0] for s in state])
             return after[0], [s[None] for s in after]

@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from seqlab.layers.backend import is_fast
 from seqlab.layers.cells import Cell
+from seqlab.layers.contract import as_lists, check_step
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.steps import permute
-from seqlab.ragged import time_major_of, widths_of
+from seqlab.ragged import positions_of, time_major_of, widths_of
 
 
 class Recurrence(nn.Module):
     """One cell over one direction of a time-major batch."""
 
-    def __init__(self, cell: nn.Module, reverse: bool) -> None:
+    def __init__(self, cell: nn.Module, reverse: bool, hidden_size: int) -> None:
         super().__init__()
         self.cell = cell
         self.reverse = reverse
+        self.hidden_size = hidden_size
 
     def forward(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state."""
@@ -35,7 +37,10 @@ class Recurrence(nn.Module):
         """One token of every sequence."""
         if hasattr(self.cell, "project"):
             x_BD = self.cell.project(x_BD)
-        return self.cell(x_BD, state)
+        output_BH, after = self.cell(x_BD, state)
+        if not torch.jit.is_scripting():
+            check_step(self.cell, self.hidden_size, output_BH, state, after)
+        return output_BH, after
 
     @torch.jit.unused
     def flops(self) -> float:
@@ -56,6 +61,7 @@ class Recurrence(nn.Module):
         state = [tensor[:running] for tensor in initial]
         for i in range(len(widths)):
             s = len(widths) - 1 - i if self.reverse else i
+            changed = i == 0 or widths[s] != running
             if widths[s] < running:
                 ended.append([tensor[widths[s] :] for tensor in state])
                 state = [tensor[: widths[s]] for tensor in state]
@@ -65,8 +71,12 @@ class Recurrence(nn.Module):
                     begun.append(torch.cat([state[k], initial[k][running : widths[s]]]))
                 state = begun
             running = widths[s]
-            output, state = self.cell(x[s], state)
+            output, after = self.cell(x[s], state)
+            if not torch.jit.is_scripting():
+                if changed:
+                    check_step(self.cell, self.hidden_size, output, state, after)
             outputs.append(output)
+            state = after
         if self.reverse:
             outputs.reverse()
         ended.append(state)
@@ -85,6 +95,9 @@ class RecurrentStack(SequenceLayer):
         bidirectional: read every sequence from its end as well and join both outputs (Schuster & Paliwal 1997).
         dropout: share of the values between two layers that are zeroed while training (Zaremba et al. 2014).
         residual: add a layer's input to its output wherever both have the same width.
+        variational: drop the same features at every step of a sequence, others in every sequence (Gal & Ghahramani
+            2016, section 4.1, without their dropout of the recurrent products), and drop from the stack's input and
+            output too. A call draws anew: a document read in windows gets other masks in each.
     """
 
     def __init__(
@@ -96,6 +109,7 @@ class RecurrentStack(SequenceLayer):
         bidirectional: bool = False,
         dropout: float = 0.0,
         residual: bool = False,
+        variational: bool = False,
     ) -> None:
         super().__init__()
         if layers < 1:
@@ -103,13 +117,15 @@ class RecurrentStack(SequenceLayer):
         directions = 2 if bidirectional else 1
         self.output_size = hidden_size * directions
         self.residual = residual
+        self.variational = variational
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList()
         for i in range(layers):
             width = input_size if i == 0 else self.output_size
-            if not hasattr(cell(1, 1), "initial_state"):
-                raise ValueError("the cell has no initial_state(batch): see the contract in seqlab/layers/cells.py")
-            pair = [Recurrence(cell(width, hidden_size), reverse) for reverse in (False, True)[:directions]]
+            pair = [
+                Recurrence(as_lists(cell(width, hidden_size)), reverse, hidden_size)
+                for reverse in (False, True)[:directions]
+            ]
             self.layers.append(nn.ModuleList(pair))
         self.state_size = len(self.layers[0][0].cell.initial_state(0))
 
@@ -136,14 +152,16 @@ class RecurrentStack(SequenceLayer):
             values = values.flatten(0, 1)
         if state is None:
             state = self.initial_state(lengths.shape[0])
-        index, inverse, longest, _ = time_major_of(lengths)
+        elif not torch.jit.is_scripting():
+            self.check(state, lengths.shape[0])
+        index, inverse, longest, widths = time_major_of(lengths)
         lengths = lengths[longest]
         index, inverse, longest = index.to(values.device), inverse.to(values.device), longest.to(values.device)
         state = [tensor.index_select(0, longest) for tensor in state]
         y = permute(values, index, inverse)
         last: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            x = self.dropout(y) if i > 0 else y
+            x = self.drop(y, widths) if i > 0 or self.variational else y
             outputs: list[Tensor] = []
             for recurrence in layer:
                 output, after = recurrence(x, lengths, state[len(last) : len(last) + self.state_size])
@@ -152,6 +170,8 @@ class RecurrentStack(SequenceLayer):
             y = torch.cat(outputs, 1)
             if self.residual and y.shape == x.shape:
                 y = y + x
+        if self.variational:
+            y = self.drop(y, widths)
         back = torch.argsort(longest)
         return permute(y, inverse, index).unflatten(0, rows), [tensor.index_select(0, back) for tensor in last]
 
@@ -160,10 +180,32 @@ class RecurrentStack(SequenceLayer):
         after: list[Tensor] = []
         y = x_BD
         for i, layer in enumerate(self.layers):
-            x = self.dropout(y) if i > 0 else y
+            x = self.dropout(y) if i > 0 or self.variational else y
             for recurrence in layer:
                 y, last = recurrence.step(x, state[len(after) : len(after) + self.state_size])
                 after += last
             if self.residual and y.shape == x.shape:
                 y = y + x
-        return y, after
+        return self.dropout(y) if self.variational else y, after
+
+    def drop(self, x_TD: Tensor, widths: Tensor) -> Tensor:
+        """Dropout of time-major rows, of which step s has `widths[s]`."""
+        if not self.variational:
+            return self.dropout(x_TD)
+        if not self.training or x_TD.shape[0] == 0:
+            return x_TD
+        mask_BD = self.dropout(x_TD.new_ones([int(widths[0]), x_TD.shape[1]]))
+        return x_TD * mask_BD.index_select(0, positions_of(widths).to(x_TD.device))
+
+    def check(self, state: list[Tensor], batch: int) -> None:
+        """Whether a state that was handed in fits.
+
+        Raises:
+            ValueError: it has not as many tensors as the cells, or one has not as many rows as there are sequences.
+        """
+        expected = len(self.initial_state(0))
+        if len(state) != expected or any(tensor.shape[:1] != (batch,) for tensor in state):
+            raise ValueError(
+                f"{expected} state tensors [{batch}, ...] are expected, one row for each of {batch} sequences; got "
+                f"{[list(tensor.shape) for tensor in state]}"
+            )

@@ -66,6 +66,7 @@ class RecurrentEncoder(Encoder):
         bidirectional: read every sequence from its end as well; the output is then twice as wide, and not causal.
         dropout: share of the values zeroed while training: of the embedding, between layers, and of the output.
         residual: add a layer's input to its output.
+        variational: drop the same features at every step of a sequence (Gal & Ghahramani 2016).
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class RecurrentEncoder(Encoder):
         bidirectional: bool = False,
         dropout: float = 0.1,
         residual: bool = False,
+        variational: bool = False,
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(vocabulary, width, NoPositions(width, width), dropout)
-        self.stack = RecurrentStack(width, width, cell, layers, bidirectional, dropout, residual)
-        self.dropout = nn.Dropout(dropout)
+        outside = 0.0 if variational else dropout  # a variational stack drops from its own input and output
+        self.embedding = Embedding(vocabulary, width, NoPositions(width, width), outside)
+        self.stack = RecurrentStack(width, width, cell, layers, bidirectional, dropout, residual, variational)
+        self.dropout = nn.Dropout(outside)
         self.output_size = self.stack.output_size
         self.causal = not bidirectional
 

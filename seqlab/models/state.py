@@ -30,6 +30,11 @@ class State:
         layout, rows = Layout(self.lengths).select(indices.cpu())
         return State([tensor[rows.to(tensor.device)] for tensor in self.tensors], layout.lengths)
 
+    def detach(self) -> State:
+        """The same state, from which no gradient flows back: what a window of a long document hands to the next, in
+        backpropagation through time that is truncated there (Williams & Peng 1990)."""
+        return State([tensor.detach() for tensor in self.tensors], self.lengths)
+
     @staticmethod
     def cat(states: Sequence[State]) -> State:
         """The sequences of several states, in one."""

@@ -15,6 +15,7 @@ from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling
 from seqlab.layers.positions import LearnedPositions, NoPositions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
 
 OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
@@ -25,7 +26,7 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
         return torch.jit.script(module)
 
 
-@pytest.mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell])
+@pytest.mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell, MinGRUCell, MinLSTMCell])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_recurrent_stack_scripts(cell: type[nn.Module], bidirectional: bool) -> None:
     stack = RecurrentStack(6, 4, cell, layers=2, bidirectional=bidirectional, residual=True)

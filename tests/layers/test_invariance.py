@@ -18,6 +18,7 @@ from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
 from seqlab.ragged import Layout, Ragged
 
@@ -39,6 +40,9 @@ STACKS = {
     "gru": lambda: recurrent(GRUCell),
     "tanh": lambda: recurrent(TanhCell),
     "own cell": lambda: recurrent(MyCell),
+    "mingru": lambda: recurrent(MinGRUCell),
+    "minlstm": lambda: recurrent(MinLSTMCell),
+    "minlstm, one direction, residual": lambda: recurrent(MinLSTMCell, bidirectional=False, residual=True),
     "lstm, one direction, residual": lambda: recurrent(LSTMCell, bidirectional=False, residual=True),
     "gru, residual": lambda: recurrent(GRUCell, residual=True),
     "transformer, causal": lambda: transformer(causal=True),
@@ -123,7 +127,7 @@ def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
     assert (stack.equal(x_NLD).flatten(0, 1) - ragged.values).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "own cell", "transformer, causal"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "own cell", "mingru", "minlstm", "transformer, causal"])
 def test_the_plain_path_differentiates_twice(name: str) -> None:
     stack = make(name, torch.float64)
     layout = Layout([2, 3])

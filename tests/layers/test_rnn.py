@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from my_module import MyCell
-from torch import nn
+from torch import Tensor, nn
 
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 
-CELLS = [LSTMCell, GRUCell, TanhCell, MyCell]
+CELLS = [LSTMCell, GRUCell, TanhCell, MyCell, MinGRUCell, MinLSTMCell]
 
 
 @pytest.mark.parametrize(("cell", "module"), [(LSTMCell, nn.LSTM), (GRUCell, nn.GRU), (TanhCell, nn.RNN)])
@@ -72,3 +73,65 @@ def test_dropout_works_between_layers_and_only_while_training() -> None:
     assert not torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
     two.eval()
     assert torch.equal(two.core(x, lengths)[0], two.core(x, lengths)[0])
+
+
+class Passing(nn.Module):
+    """A cell that lets its input through, and so shows what the stack did to it."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+
+    def initial_state(self, batch: int) -> list[Tensor]:
+        return [torch.zeros(batch, 1)]
+
+    def forward(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return x_BD, state
+
+
+LENGTHS = [40, 0, 1, 40, 7, 300]
+
+
+@pytest.mark.parametrize(("layers", "kept"), [(1, 0.75**2), (3, 0.75**4)])  # input, output, and between layers
+def test_variational_dropout_drops_the_same_features_throughout_a_sequence(layers: int, kept: float) -> None:
+    torch.manual_seed(0)
+    stack = RecurrentStack(64, 64, Passing, layers, dropout=0.25, variational=True)
+    x = torch.rand(sum(LENGTHS), 64) + 1
+    values, _ = stack.core(x, torch.tensor(LENGTHS))
+    masks = [part / rows for part, rows in zip(values.split(LENGTHS), x.split(LENGTHS), strict=True) if len(rows)]
+    assert all(torch.allclose(mask, mask[:1].expand_as(mask)) for mask in masks)
+    first = torch.stack([mask[0] for mask in masks])
+    assert torch.unique(first != 0, dim=0).shape[0] == len(masks)  # no two sequences alike
+    assert torch.allclose(first[first != 0], torch.tensor(1 / kept))
+    again, _ = stack.core(x, torch.tensor(LENGTHS))
+    assert not torch.equal(values, again)
+    ordinary = RecurrentStack(64, 64, Passing, 3, dropout=0.25)
+    mask = ordinary.core(x, torch.tensor(LENGTHS))[0][:40] / x[:40]
+    assert not torch.allclose(mask, mask[:1].expand_as(mask))
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_dropout_preserves_the_expectation(variational: bool) -> None:
+    torch.manual_seed(0)
+    stack = RecurrentStack(4, 4, Passing, 2, dropout=0.5, variational=variational)
+    lengths = [3, 1] * 10_000
+    values, _ = stack.core(torch.ones(sum(lengths), 4), torch.tensor(lengths))
+    assert values.mean() == pytest.approx(1.0, abs=0.03)
+    assert stack.step(torch.ones(40_000, 4), stack.initial_state(40_000))[0].mean() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_variational_dropout_is_nothing_in_evaluation_and_scripts(bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    x, lengths = torch.randn(sum(LENGTHS), 4), torch.tensor(LENGTHS)
+    stack = RecurrentStack(4, 4, GRUCell, 2, bidirectional, dropout=0.5, variational=True)
+    plain = RecurrentStack(4, 4, GRUCell, 2, bidirectional)
+    plain.load_state_dict(stack.state_dict())
+    assert torch.equal(stack.eval().core(x, lengths)[0], plain.core(x, lengths)[0])
+    torch.manual_seed(1)
+    with backend("plain"):
+        expected, _ = stack.train().core(x, lengths)
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        script = torch.jit.script(stack)
+    torch.manual_seed(1)
+    assert torch.allclose(script.core(x, lengths, None)[0], expected, atol=1e-6)
+    assert stack.core(x[:0], torch.tensor([0, 0]))[0].shape == (0, stack.output_size)

@@ -16,6 +16,7 @@ from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
 
 LENGTHS = torch.tensor([9, 9, 4, 1, 1, 0, 6])
@@ -37,7 +38,11 @@ class RowCounter(TorchDispatchMode):
             self.add(name, left, tuple(right.shape))
         if name == "_linear_pointwise":  # oneDNN's product, which takes the right factor transposed
             self.add("addmm", args[0], tuple(args[1].t().shape))
-        if func.namespace == "seqlab":  # a recurrence in machine code; the product in it is with the second argument
+        if func.namespace == "seqlab" and name in (
+            "lstm",
+            "gru",
+            "tanh",
+        ):  # in machine code; the recurrent product is with the second argument
             self.add("addmm", args[0], tuple(args[1].t().shape))
         if "scaled_dot_product" in name:
             query, keys = args[:2]
@@ -81,6 +86,16 @@ def test_recurrences_see_every_token_once_per_layer_and_direction(
     with counted() as mistaken:
         stack.core(*padded(x))
     assert mistaken.rows[("addmm", (5, gates * 5))] == 6 * 9 * 7
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(MinGRUCell, 2), (MinLSTMCell, 3)])
+def test_linear_recurrences_see_every_token_once_and_have_no_recurrent_product(
+    cell: type[nn.Module], gates: int
+) -> None:
+    stack = RecurrentStack(6, 5, cell, layers=3, bidirectional=True)
+    with counted() as counter:
+        stack.core(torch.randn(ROWS, 6), LENGTHS)
+    assert counter.rows == {("addmm", (6, gates * 5)): 2 * ROWS, ("addmm", (10, gates * 5)): 4 * ROWS}
 
 
 def test_a_transformer_sees_every_token_and_every_pair_once() -> None:

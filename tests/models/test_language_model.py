@@ -12,6 +12,7 @@ from torch import nn
 from seqlab.data.batch import Batch
 from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
+from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.models.decoding import generate, sample
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.models.language_model import LanguageModel
@@ -23,6 +24,8 @@ VOCABULARY = 13
 ENCODERS = {
     "lstm": lambda: RecurrentEncoder(VOCABULARY, LSTMCell, width=8, layers=2, dropout=0.5),
     "gru": lambda: RecurrentEncoder(VOCABULARY, GRUCell, width=8, residual=True),
+    "mingru": lambda: RecurrentEncoder(VOCABULARY, MinGRUCell, width=8, layers=2),
+    "minlstm, variational": lambda: RecurrentEncoder(VOCABULARY, MinLSTMCell, width=8, layers=2, variational=True),
     "own cell": lambda: RecurrentEncoder(VOCABULARY, MyCell, width=8),
     "rotary": lambda: TransformerEncoder(VOCABULARY, RotaryPositions, width=8, layers=2, heads=2, dropout=0.5),
     "learned": lambda: TransformerEncoder(VOCABULARY, LearnedPositions, width=8, layers=1, heads=2),
@@ -116,6 +119,23 @@ def test_sampling_follows_the_softmax() -> None:
 def test_a_language_model_must_be_causal() -> None:
     with pytest.raises(ValueError, match="bidirectional=false"):
         LanguageModel(RecurrentEncoder(VOCABULARY, GRUCell, width=4, bidirectional=True), VOCABULARY)
+
+
+def test_a_variational_encoder_drops_the_same_features_throughout_a_sequence_and_once_at_each_place() -> None:
+    torch.manual_seed(0)
+    encoder = RecurrentEncoder(VOCABULARY, GRUCell, width=32, dropout=0.5, variational=True)
+    read: list[torch.Tensor] = []
+    encoder.stack.layers[0][0].register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    tokens = prompts(6, 4)
+    hidden, _ = encoder(tokens)
+    dropped = []
+    for part in hidden.to_list():
+        dropped.append((part == 0).all(0))
+        assert torch.equal(dropped[-1], (part == 0).any(0))
+    assert not torch.equal(*dropped)
+    for zeros in (hidden.values == 0, read[0] == 0):
+        assert 0.3 < float(zeros.double().mean()) < 0.7  # dropping twice would leave a quarter
+    assert torch.equal(encoder.eval()(tokens)[0].values, encoder(tokens)[0].values)
 
 
 def batch_of(*lengths: int) -> Batch:
