@@ -135,44 +135,41 @@ def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
 
 def universal_transformer(layer: UniversalTransformer, x_LD: Tensor) -> tuple[Tensor, list[int], Tensor]:
     """Dehghani et al. 2019, section 2, with Graves 2016, section 2: outputs [L, D], rounds N, remainders R [L]."""
-    tokens = range(len(x_LD))
+    length, width = x_LD.shape
+    if length == 0:
+        return x_LD, [], x_LD.new_ones(0)
+    tokens = range(length)
     states = list(x_LD)
-    rounds = [0] * len(x_LD)
-    halted = [False] * len(x_LD)
-    sums: list[list[Tensor]] = [[] for _ in tokens]  # the halting probabilities so far
+    rounds = [0] * length
+    halted = [False] * length
+    probabilities: list[list[Tensor]] = [[] for _ in tokens]
     terms: list[list[Tensor]] = [[] for _ in tokens]  # of the mean
-    shown: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values, each [H, K]
-    remainders = [x_LD.new_ones(()) for _ in tokens]
+    keys = values = [x_LD.new_zeros(0)] * length
+    remainders = [x_LD.new_ones(())] * length
     for n in range(1, layer.max_steps + 1):
-        if all(halted):
-            break
-        inputs = [layer.attention_norm(state + layer.signal[n - 1]) for state in states]
-        queries = rotate(layer.positions, torch.stack([layer.query(x) for x in inputs]).unflatten(1, (layer.heads, -1)))
-        key_values = torch.stack([layer.key_value(x) for x in inputs]).unflatten(1, (2, layer.heads, -1))
-        keys = rotate(layer.positions, key_values[:, 0])
-        for i in tokens:
-            if rounds[i] == n - 1:  # ran in the round before; a state that is only copied shows what it showed
-                shown[i] = (keys[i], key_values[i, 1])
+        inputs = layer.attention_norm(torch.stack([state + layer.signal[n - 1] for state in states]))
+        q = rotate(layer.positions, layer.query(inputs).reshape(length, layer.heads, -1))
+        k, v = layer.key_value(inputs).reshape(length, 2, layer.heads, -1).unbind(1)
+        k = rotate(layer.positions, k)
+        # A token that did not run in the round before is only copied, and shows what it showed.
+        keys = [k[i] if rounds[i] == n - 1 else keys[i] for i in tokens]
+        values = [v[i] if rounds[i] == n - 1 else values[i] for i in tokens]
         for i in [i for i in tokens if not halted[i]]:
-            seen = range(i + 1) if layer.causal else tokens
+            seen = i + 1 if layer.causal else length
             heads = []
             for h in range(layer.heads):
-                scores = torch.stack([shown[j][0][h] @ queries[i, h] for j in seen])
-                weights = torch.softmax(scores / math.sqrt(queries.shape[2]), 0)
-                heads.append(sum((w * shown[j][1][h] for w, j in zip(weights, seen, strict=True)), start=0 * weights[0]))
-            state = states[i] + layer.signal[n - 1]
-            state = state + layer.out(torch.cat(heads))
+                scores = torch.stack(keys[:seen])[:, h] @ q[i, h] / math.sqrt(width // layer.heads)
+                heads.append(torch.softmax(scores, 0) @ torch.stack(values[:seen])[:, h])
+            state = states[i] + layer.signal[n - 1] + layer.out(torch.cat(heads))
             states[i] = state + layer.mlp(layer.mlp_norm(state))
-            rounds[i] = n
-            probability = torch.sigmoid(layer.halting(states[i]))[0] if layer.halting is not None else 0 * states[i][0]
-            remainders[i] = 1 - sum(sums[i], start=x_LD.new_zeros(()))
+            output = layer.norm(states[i])
+            probability = torch.sigmoid(layer.halting(output))[0] if layer.halting is not None else 0 * output[0]
+            remainders[i] = 1 - sum(probabilities[i], start=x_LD.new_zeros(()))
             halted[i] = n == layer.max_steps or bool(remainders[i] - probability <= layer.epsilon)
-            sums[i].append(probability)
-            terms[i].append((remainders[i] if halted[i] else probability) * states[i])
-    if not len(x_LD):
-        return layer.norm(x_LD), [], x_LD.new_ones(0)
-    outputs = torch.stack([sum(parts[1:], start=parts[0]) for parts in terms])
-    return layer.norm(outputs), rounds, torch.stack(remainders)
+            rounds[i] = n
+            probabilities[i].append(probability)
+            terms[i].append((remainders[i] if halted[i] else probability) * output)
+    return torch.stack([torch.stack(parts).sum(0) for parts in terms]), rounds, torch.stack(remainders)
 
 
 def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:

@@ -1,29 +1,33 @@
 """The Universal Transformer with adaptive computation time: one block, applied to each token as often as it asks for.
 
 One shared block refines every token in rounds (Dehghani et al. 2019, section 2). After each round a token has a
-probability of halting; when these add up to the threshold it halts, and what comes out is the mean of its states over
-its rounds, weighted by those probabilities (Graves 2016, section 2). With s_0 the token that came in:
+probability of halting; when these add up to the threshold it halts, and what comes out is the mean of what it would have
+said in each of its rounds, weighted by those probabilities (Graves 2016, section 2). With s_0 the token that came in:
 
     x_n = s_(n-1) + signal_n        the round's coordinate, a trained vector; a token's place is in `positions`
     s_n = block(x_n)                reads keys and values of the x_n of its whole sequence
-    h_n = sigmoid(w s_n + b)        N = the first round with h_1 + ... + h_N >= threshold, at most max_steps
+    o_n = norm(s_n)
+    h_n = sigmoid(w o_n + b)        N = the first round with h_1 + ... + h_N >= threshold, at most max_steps
     R   = 1 - (h_1 + ... + h_(N-1))
-    y   = h_1 s_1 + ... + h_(N-1) s_(N-1) + R s_N           ponder cost of the token: N + R
+    y   = h_1 o_1 + ... + h_(N-1) o_(N-1) + R o_N           ponder cost of the token: N + R
 
-A token that has halted leaves the batch of flat rows. Its state s_N "is simply copied" from then on: what others read
-of it are the keys and values of s_N + signal_(N+1), computed once, in round N + 1, and only if somebody still reads.
+A token that has halted leaves the batch of flat rows. Its state s_N is only copied from then on: what others read of it
+are the keys and values of s_N + signal_(N+1), computed once, in round N + 1, and only if somebody still reads them.
 Hence the rows that enter each product, over all rounds:
 
     query, output, mlp, halting     sum of N: the tokens that run
     keys and values                 those, and a token that has halted, once; none that no running token can read
 
-Three choices where the papers leave room. Dehghani's listing (appendix C) lets p come from the state before the round
-and mixes states recursively; here both are as in Graves. The norms stand before each part (Xiong et al. 2020), and one
-more at the end. The number of rounds has no gradient; the weights of the mean, and R in the ponder cost, have (Graves
-2016, section 2.2).
+Three choices where the papers leave room. The listing in Dehghani et al., appendix C, takes the halting probability
+from the state before the round and mixes states recursively; here both are as in Graves. The norms stand before each
+part and at the end (Xiong et al. 2020), where the listing's block ends in one. The number of rounds has no gradient; the
+weights of the mean, and R in the ponder cost, have (Graves 2016, section 2.2). A token that halts in its first round
+has R = 1 and so no say in when to halt.
 
-Which tokens run on is decided by the data, and loops are planned on the host: one copy of T' booleans from the device
-to the host in every round cannot be avoided. For the same reason the layer scripts but does not export.
+Which tokens run on is decided by the data, and loops are planned on the host: a copy of one boolean for each running
+token, from the device to the host in every round but the last, cannot be avoided. For the same reason the layer scripts
+but does not export. Two ways to compute the same batch may round differently, and a sum of probabilities that lies
+within rounding of the threshold may then fall on the other side: the answer moves by about 1 - threshold, not more.
 """
 
 from __future__ import annotations
@@ -41,8 +45,8 @@ def attend_some(q_THK: Tensor, places_T: Tensor, counts: Tensor, kv: Tensor, see
     """Attention from some of the tokens of each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
 
     Of sequence b, `counts[b]` queries stand at `places_T` and read the keys and values `kv` [T', 2, H, K] of its first
-    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key it is given. For
-    a sequence of 5, causal:
+    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key. For a sequence
+    of 5, causal:
 
         queries at 1 and 3    seen 4    mask 1 1 0 0  /  1 1 1 1
         queries at 0 and 1    seen 2    all of them: the kernel's own causal mask
@@ -132,7 +136,7 @@ class UniversalTransformer(SequenceLayer):
             nn.init.zeros_(linear.bias)
         if self.halting is not None:
             nn.init.normal_(self.halting.weight, std=0.02)
-            nn.init.ones_(self.halting.bias)  # two rounds for a start: pondering is then learned where it pays
+            nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
 
     @torch.jit.unused
     def forward(self, x: Ragged) -> Ragged:
@@ -229,17 +233,18 @@ class UniversalTransformer(SequenceLayer):
             here = place_T.index_select(0, running.to(device))
             s = self.block(x[: running.shape[0]], normed[: running.shape[0]], here, counts, kv, seen)
             N[running] = n + 1
+            o = self.norm(s)
             if self.halting is None:
                 h = torch.zeros_like(rest)
             else:
-                h = torch.sigmoid(self.halting(s).squeeze(1).to(rest.dtype))
+                h = torch.sigmoid(self.halting(o).squeeze(1).to(rest.dtype))
             if n + 1 < self.max_steps:
                 stays = rest - h > self.epsilon
                 goes_on = stays.cpu()
             else:
                 stays, goes_on = torch.zeros_like(rest, dtype=torch.bool), torch.zeros_like(running, dtype=torch.bool)
             ran = running
-            mean = mean + torch.where(stays, h, rest).unsqueeze(1) * s
+            mean = mean + torch.where(stays, h, rest).unsqueeze(1) * o
             if not bool(goes_on.all()):
                 stops, stay = torch.logical_not(goes_on).nonzero().flatten(), goes_on.nonzero().flatten().to(device)
                 halted.append(ran[stops])
@@ -250,7 +255,7 @@ class UniversalTransformer(SequenceLayer):
 
         self.rounds = int(N.sum())
         back = torch.argsort(torch.cat(halted)).to(device)
-        y_TD = self.norm(torch.cat(means).index_select(0, back).to(values.dtype))
+        y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
         R_T = torch.cat(rests).index_select(0, back)
         after = [key_lengths]
         if keep:
