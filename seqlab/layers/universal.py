@@ -1,8 +1,8 @@
 """The Universal Transformer with adaptive computation time: one block, applied to each token as often as it asks for.
 
 One shared block refines every token in rounds (Dehghani et al. 2019, section 2). After each round a token has a
-probability of halting; when these add up to the threshold it halts, and what comes out is the mean of what it would have
-said in each of its rounds, weighted by those probabilities (Graves 2016, section 2). With s_0 the token that came in:
+probability of halting; when these add up to the threshold it halts, and what comes out is the mean of the outputs of
+its rounds, weighted by those probabilities (Graves 2016, section 2). With s_0 the token that came in:
 
     x_n = s_(n-1) + signal_n        the round's coordinate, a trained vector; a token's place is in `positions`
     s_n = block(x_n)                reads keys and values of the x_n of its whole sequence
@@ -18,16 +18,16 @@ Hence the rows that enter each product, over all rounds:
     query, output, mlp, halting     sum of N: the tokens that run
     keys and values                 those, and a token that has halted, once; none that no running token can read
 
-Three choices where the papers leave room. The listing in Dehghani et al., appendix C, takes the halting probability
-from the state before the round and mixes states recursively; here both are as in Graves. The norms stand before each
-part and at the end (Xiong et al. 2020), where the listing's block ends in one. The number of rounds has no gradient; the
-weights of the mean, and R in the ponder cost, have (Graves 2016, section 2.2). A token that halts in its first round
-has R = 1 and so no say in when to halt.
+Where the papers leave room: the listing in Dehghani et al., appendix C, takes the halting probability from the state
+before the round and mixes states recursively; here both are as in Graves. The norms stand before each part and at the
+end (Xiong et al. 2020). The number of rounds has no gradient; the weights of the mean, and R in the ponder cost, have
+(Graves 2016, section 2.2). A token that halts in its first round has R = 1 and so no say in when to halt.
 
 Which tokens run on is decided by the data, and loops are planned on the host: a copy of one boolean for each running
 token, from the device to the host in every round but the last, cannot be avoided. For the same reason the layer scripts
-but does not export. Two ways to compute the same batch may round differently, and a sum of probabilities that lies
-within rounding of the threshold may then fall on the other side: the answer moves by about 1 - threshold, not more.
+but does not export. And it is a decision: where two ways to compute the same batch round differently, a sum of
+probabilities within rounding of the threshold may fall on the other side. Such a token's own output then moves by about
+1 - threshold, and those who read it in later rounds read another state.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def attend_some(q_THK: Tensor, places_T: Tensor, counts: Tensor, kv: Tensor, see
     """Attention from some of the tokens of each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
 
     Of sequence b, `counts[b]` queries stand at `places_T` and read the keys and values `kv` [T', 2, H, K] of its first
-    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key. For a sequence
+    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key. In a sequence
     of 5, causal:
 
         queries at 1 and 3    seen 4    mask 1 1 0 0  /  1 1 1 1
