@@ -73,6 +73,14 @@ def attend_some(q_THK: Tensor, places_T: Tensor, counts: Tensor, kv: Tensor, see
     return torch.cat(outputs)
 
 
+def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tensor) -> Tensor:
+    """Rows of the `wanted` keys: from `new` where they are among the `changed`, else from `kv`, which has `keys`."""
+    row = torch.zeros(int(torch.cat([keys, changed]).max()) + 1, dtype=torch.int64)
+    row[keys] = torch.arange(keys.shape[0])
+    row[changed] = torch.arange(changed.shape[0]) + keys.shape[0]
+    return torch.cat([kv, new]).index_select(0, row[wanted].to(kv.device))
+
+
 class UniversalTransformer(SequenceLayer):
     """One block for up to `max_steps` rounds, each token halting by itself, then a norm.
 
@@ -183,60 +191,58 @@ class UniversalTransformer(SequenceLayer):
         before, key_lengths = int(past.sum()), past + lengths
         sequence, place = segments_of(lengths), rows_of(past, lengths)  # of each token
         place_T = place.to(device)
-        # Keys by number: those of the past, then those of the tokens. In the order of the sequences they are:
+        # Keys are numbered: first those of the past, then those of the tokens. In the order of the sequences:
         in_order = torch.argsort(torch.cat([segments_of(past), sequence]), stable=True)
-        key_starts = key_lengths.cumsum(0) - key_lengths
-        numbers = in_order[:0]  # of the keys in kv
-        kv = values.new_zeros([0, 2, self.heads, values.shape[1] // self.heads])
-        row = torch.zeros_like(in_order)  # where each key's newest row is found
-        shown: list[Tensor] = []
-        shown_row = torch.zeros_like(sequence)  # the same for each token, in all that was shown
-        shown_rows: list[Tensor] = []
+        keys, kv = in_order[:0], values[:0]  # what was read in the round before: numbers, and rows [T', 2, H, K]
+        shown: list[Tensor] = []  # keys and values of all rounds, to keep
+        newest = torch.zeros_like(sequence)  # among these, the row of each token
+        newest_of_round: list[Tensor] = []
 
         N = torch.zeros_like(sequence)
         ran, goes_on = torch.arange(total), torch.ones(total, dtype=torch.bool)
         s, mean = values, torch.zeros_like(values)
-        rest = torch.ones(total, dtype=torch.promote_types(values.dtype, torch.float32), device=device)
+        rest = torch.ones(total, dtype=torch.promote_types(values.dtype, torch.float32), device=device)  # 1 - h_1 - ...
         halted, means, rests = [ran[:0]], [mean[:0]], [rest[:0]]
         for n in range(self.max_steps):
+            # Who runs, how far they read, and whose state has changed since it was last read.
             running = ran[goes_on]
-            if running.shape[0] == 0 and not keep:
+            count = running.shape[0]
+            if count == 0 and not keep:
                 break
             counts, seen = self.readers(sequence[running], place[running], key_lengths)
-            just_halted = torch.logical_not(goes_on)
-            if not keep:  # only those that somebody will read
-                just_halted = just_halted & (place[ran] < seen[sequence[ran]])
-            changed = torch.cat([running, ran[just_halted]])
-            if running.shape[0] < ran.shape[0]:
-                s = s.index_select(0, torch.cat([goes_on.nonzero(), just_halted.nonzero()]).flatten().to(device))
-            x = s + self.signal[n]
-            normed = self.attention_norm(x)
-            new = self.show(normed, place_T.index_select(0, changed.to(device)))
-            if keep:
-                shown_row[changed] = torch.arange(changed.shape[0]) + sum([rows.shape[0] for rows in shown])
-                shown_rows.append(shown_row.clone())
-                shown.append(new)
-            if running.shape[0] == 0:
-                break
+            copied = torch.logical_not(goes_on)
+            if not keep:  # of those who have just halted, only those that somebody reads
+                copied = copied & (place[ran] < seen[sequence[ran]])
+            changed = torch.cat([running, ran[copied]])
+            if count < ran.shape[0]:
+                s = s.index_select(0, torch.cat([goes_on.nonzero(), copied.nonzero()]).flatten().to(device))
 
-            if int(seen.sum()) == running.shape[0]:  # every key is new
-                numbers, kv = running + before, new[: running.shape[0]]
+            # What they read.
+            x = s + self.signal[n]
+            normed, here = self.attention_norm(x), place_T.index_select(0, changed.to(device))
+            new = self.show(normed, here)
+            if keep:
+                newest[changed] = torch.arange(changed.shape[0]) + sum([rows.shape[0] for rows in shown])
+                newest_of_round.append(newest.clone())
+                shown.append(new)
+            if count == 0:
+                break
+            wanted = in_order[rows_of(key_lengths.cumsum(0) - key_lengths, seen)]
+            if wanted.shape[0] == count:  # all of it is new
+                kv = new[:count]
             else:
                 changed = changed + before
                 if state is not None:
                     new, changed = torch.cat([new, state[0].select(1, n)]), torch.cat([changed, torch.arange(before)])
-                row[numbers] = torch.arange(numbers.shape[0])
-                row[changed] = torch.arange(changed.shape[0]) + numbers.shape[0]
-                numbers = in_order[rows_of(key_starts, seen)]
-                kv = torch.cat([kv, new]).index_select(0, row[numbers].to(device))
+                kv = updated(new[:0] if n == 0 else kv, keys, new, changed, wanted)
+            keys = wanted
 
-            here = place_T.index_select(0, running.to(device))
-            s = self.block(x[: running.shape[0]], normed[: running.shape[0]], here, counts, kv, seen)
-            N[running] = n + 1
+            # The block, and who halts.
+            s = self.block(x[:count], normed[:count], here[:count], counts, kv, seen)
             o = self.norm(s)
-            if self.halting is None:
-                h = torch.zeros_like(rest)
-            else:
+            N[running] = n + 1
+            h = torch.zeros_like(rest)
+            if self.halting is not None:
                 h = torch.sigmoid(self.halting(o).squeeze(1).to(rest.dtype))
             if n + 1 < self.max_steps:
                 stays = rest - h > self.epsilon
@@ -246,10 +252,10 @@ class UniversalTransformer(SequenceLayer):
             ran = running
             mean = mean + torch.where(stays, h, rest).unsqueeze(1) * o
             if not bool(goes_on.all()):
-                stops, stay = torch.logical_not(goes_on).nonzero().flatten(), goes_on.nonzero().flatten().to(device)
-                halted.append(ran[stops])
-                means.append(mean.index_select(0, stops.to(device)))
-                rests.append(rest.index_select(0, stops.to(device)))
+                stop, stay = torch.logical_not(goes_on).nonzero().flatten(), goes_on.nonzero().flatten().to(device)
+                halted.append(ran[stop])
+                means.append(mean.index_select(0, stop.to(device)))
+                rests.append(rest.index_select(0, stop.to(device)))
                 mean, rest, h = mean.index_select(0, stay), rest.index_select(0, stay), h.index_select(0, stay)
             rest = rest - h
 
@@ -257,12 +263,13 @@ class UniversalTransformer(SequenceLayer):
         back = torch.argsort(torch.cat(halted)).to(device)
         y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
         R_T = torch.cat(rests).index_select(0, back)
-        after = [key_lengths]
-        if keep:
-            shown_rows += [shown_row] * (self.max_steps - len(shown_rows))
-            kept = torch.cat(shown)[torch.stack(shown_rows, 1).to(device)]
-            after = [kept if state is None else torch.cat([state[0], kept])[in_order.to(device)], key_lengths]
-        return y_TD, N, R_T, after
+        if not keep:
+            return y_TD, N, R_T, [key_lengths]
+        newest_of_round += [newest] * (self.max_steps - len(newest_of_round))
+        kept = torch.cat(shown)[torch.stack(newest_of_round, 1).to(device)]
+        if state is not None:
+            kept = torch.cat([state[0], kept])[in_order.to(device)]
+        return y_TD, N, R_T, [kept, key_lengths]
 
     def readers(self, sequence: Tensor, place: Tensor, key_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Of the tokens that run: how many in each sequence [B], and how many keys these read between them [B]."""
