@@ -36,6 +36,7 @@ PARTS = {
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
     "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
     "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
+    "UniversalEncoder": "seqlab.models.encoders.UniversalEncoder",
     "LSTMCell": "seqlab.layers.cells.LSTMCell",
     "GRUCell": "seqlab.layers.cells.GRUCell",
     "TanhCell": "seqlab.layers.cells.TanhCell",

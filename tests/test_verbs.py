@@ -163,9 +163,10 @@ def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) ->
     assert "model.safetensors" in err
 
 
-@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"])
+@pytest.mark.parametrize("model", ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer", "universal"])
 def test_check_passes_for_every_model(verb: Callable[..., Outcome], model: str) -> None:
-    code, out, err = verb("check", *TINY, f"model={model}", "model.layers=2", "model.dropout=0.5")
+    deep = "model.max_steps=3" if model == "universal" else "model.layers=2"
+    code, out, err = verb("check", *TINY, f"model={model}", deep, "model.dropout=0.5")
     assert code == 0, err
     assert out.count("same") == 4
 

@@ -19,6 +19,7 @@ from seqlab.layers.positions import LearnedPositions, Positions, RotaryPositions
 from seqlab.layers.rnn import Recurrence, RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerBlock, TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 
 
 def tanh_step(cell: TanhCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
@@ -163,6 +164,45 @@ def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
     return stack.norm(x_LD)
 
 
+def universal_transformer(layer: UniversalTransformer, x_LD: Tensor) -> tuple[Tensor, list[int], Tensor]:
+    """Dehghani et al. 2019, section 2, with Graves 2016, section 2: outputs [L, D], rounds N, remainders R [L]."""
+    length, width = x_LD.shape
+    if length == 0:
+        return x_LD, [], x_LD.new_ones(0)
+    tokens = range(length)
+    states = list(x_LD)
+    rounds = [0] * length
+    halted = [False] * length
+    probabilities: list[list[Tensor]] = [[] for _ in tokens]
+    terms: list[list[Tensor]] = [[] for _ in tokens]  # of the mean
+    keys = values = [x_LD.new_zeros(0)] * length
+    remainders = [x_LD.new_ones(())] * length
+    for n in range(1, layer.max_steps + 1):
+        inputs = layer.attention_norm(torch.stack([state + layer.signal[n - 1] for state in states]))
+        q = rotate(layer.positions, layer.query(inputs).reshape(length, layer.heads, -1))
+        k, v = layer.key_value(inputs).reshape(length, 2, layer.heads, -1).unbind(1)
+        k = rotate(layer.positions, k)
+        # A token that did not run in the round before is only copied, and shows what it showed.
+        keys = [k[i] if rounds[i] == n - 1 else keys[i] for i in tokens]
+        values = [v[i] if rounds[i] == n - 1 else values[i] for i in tokens]
+        for i in [i for i in tokens if not halted[i]]:
+            seen = i + 1 if layer.causal else length
+            heads = []
+            for h in range(layer.heads):
+                scores = torch.stack(keys[:seen])[:, h] @ q[i, h] / math.sqrt(width // layer.heads)
+                heads.append(torch.softmax(scores, 0) @ torch.stack(values[:seen])[:, h])
+            state = states[i] + layer.signal[n - 1] + layer.out(torch.cat(heads))
+            states[i] = state + layer.mlp(layer.mlp_norm(state))
+            output = layer.norm(states[i])
+            probability = torch.sigmoid(layer.halting(output))[0] if layer.halting is not None else 0 * output[0]
+            remainders[i] = 1 - sum(probabilities[i], start=x_LD.new_zeros(()))
+            halted[i] = n == layer.max_steps or bool(remainders[i] - probability <= layer.epsilon)
+            rounds[i] = n
+            probabilities[i].append(probability)
+            terms[i].append((remainders[i] if halted[i] else probability) * output)
+    return torch.stack([torch.stack(parts).sum(0) for parts in terms]), rounds, torch.stack(remainders)
+
+
 def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
     """One row per token, and what the scheme of positions adds to it."""
     rows = []
@@ -179,5 +219,7 @@ def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
 
 
 def stack(layer: nn.Module, x_LD: Tensor) -> Tensor:
-    """Whichever of the two stacks it is."""
+    """Whichever of the stacks it is."""
+    if isinstance(layer, UniversalTransformer):
+        return universal_transformer(layer, x_LD)[0]
     return recurrent_stack(layer, x_LD) if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)

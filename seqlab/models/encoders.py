@@ -12,6 +12,7 @@ from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import NoPositions, Positions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.state import State
 from seqlab.ragged import Layout, Ragged
 
@@ -24,7 +25,7 @@ class Encoder(nn.Module):
     """
 
     embedding: Embedding
-    stack: RecurrentStack | TransformerStack
+    stack: RecurrentStack | TransformerStack | UniversalTransformer
     output_size: int
     causal: bool
 
@@ -32,6 +33,15 @@ class Encoder(nn.Module):
     def max_length(self) -> int | None:
         """The longest sequence whose positions are known; None: any."""
         return getattr(self.embedding.positions, "max_length", None)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What the encoder adds to the objective, per token read: name to weight; 0 means to be logged only."""
+        return {}
+
+    def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
+        """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
+        return self(tokens)[0], {}
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
@@ -134,6 +144,65 @@ class TransformerEncoder(Encoder):
         self.stack = TransformerStack(width, heads, layers, mlp_width or 4 * width, causal, scheme, dropout)
         self.output_size = width
         self.causal = causal
+
+    def pack(self, tensors: list[Tensor]) -> State:
+        return State(tensors[:-1], tensors[-1])
+
+
+class UniversalEncoder(Encoder):
+    """One Transformer block that each token runs through as often as it asks for (seqlab/layers/universal.py).
+
+    Args:
+        vocabulary: how many tokens there are.
+        positions: makes the scheme of positions, called `positions(width=..., head_width=...)`.
+        width: model width D.
+        heads: attention heads H; D must be a multiple of it.
+        max_steps: the most rounds for a token.
+        mlp_width: width of the hidden layer of the block; None means 4 * width.
+        causal: a token reads only itself and those before it, as language models need.
+        threshold: a token halts when its halting probabilities add up to this; None: all run `max_steps` rounds.
+        ponder_weight: what a round of a token costs in nats per token: tau of Graves 2016, section 2.1.
+        dropout: share of the values zeroed while training: of the embedding and of what each part of the block adds.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        positions: Callable[..., Positions],
+        width: int = 128,
+        heads: int = 4,
+        max_steps: int = 6,
+        mlp_width: int | None = None,
+        causal: bool = True,
+        threshold: float | None = 0.99,
+        ponder_weight: float = 0.01,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}")
+        if ponder_weight < 0:
+            raise ValueError(f"ponder_weight={ponder_weight}: expected 0 or more")
+        scheme = positions(width=width, head_width=width // heads)
+        self.embedding = Embedding(vocabulary, width, scheme, dropout)
+        mlp_width = mlp_width or 4 * width
+        self.stack = UniversalTransformer(width, heads, max_steps, mlp_width, causal, scheme, threshold, dropout)
+        self.output_size = width
+        self.causal = causal
+        self.halts = threshold is not None
+        self.ponder_weight = ponder_weight
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """`ponder`, the rounds N of a token, and `ponder_cost`, N + R, through which there is a gradient."""
+        return {"ponder": 0.0, "ponder_cost": self.ponder_weight} if self.halts else {}
+
+    def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
+        x_TD = self.embedding.core(tokens.values, tokens.lengths)
+        hidden_TD, rounds_T, remainders_T, _ = self.stack.ponder(x_TD, tokens.lengths, None, False)
+        ponder = rounds_T.sum().to(remainders_T)
+        sums = {"ponder": ponder, "ponder_cost": ponder + remainders_T.sum()}
+        return tokens.with_values(hidden_TD), sums if self.halts else {}
 
     def pack(self, tensors: list[Tensor]) -> State:
         return State(tensors[:-1], tensors[-1])

@@ -35,6 +35,15 @@ class LanguageModel(nn.Module):
         weight = encoder.embedding.weight if tied else None
         self.head = SoftmaxHead(encoder.output_size, vocabulary, weight, label_smoothing)
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """What the encoder adds to the objective, per token read: names and weights."""
+        return self.encoder.costs
+
+    def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
+        """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
+        return self.encoder.encode(tokens)
+
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state to continue from."""
         return self.encoder(tokens, state)

@@ -12,6 +12,8 @@ from seqlab.tasks.task import StepOutput, Term
 class LanguageModeling:
     """Nats per token, perplexity, and bits per byte of the original text, which compares across tokenizers.
 
+    What the model itself adds to the objective, its `costs`, are terms too, averaged over the tokens read.
+
     Args:
         model: the language model.
         lossless: the tokenizer loses nothing of the text; bits per byte mean something only then, and are left out
@@ -28,15 +30,16 @@ class LanguageModeling:
         counts = {"loss": batch.targets.layout.total}
         if self.lossless:
             counts["bits_per_byte"] = int(batch.bytes.sum())
-        return counts
+        return {**counts, **dict.fromkeys(self.model.costs, batch.tokens.layout.total)}
 
     def step(self, batch: Batch) -> StepOutput:
-        hidden, _ = self.model(batch.tokens)
+        hidden, costs = self.model.encode(batch.tokens)
         nats = self.model.head.loss(hidden.values, batch.targets.values)
         counts = self.counts(batch)
         terms = {"loss": Term(nats, counts["loss"], 1.0)}
         if self.lossless:
             terms["bits_per_byte"] = Term(nats.detach() / math.log(2), counts["bits_per_byte"], 0.0)
+        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
         return StepOutput(terms)
 
     def flops(self, batch: Batch) -> float:

@@ -17,6 +17,7 @@ from seqlab.layers.positions import LearnedPositions, NoPositions, RotaryPositio
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 
 OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
 
@@ -52,6 +53,29 @@ def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool) ->
         expected, expected_state = stack.core(x, torch.tensor(lengths), expected_state)
         assert torch.allclose(values, expected, atol=1e-6)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
+
+
+@pytest.mark.parametrize("threshold", [0.9, None])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_universal_transformer_scripts(causal: bool, threshold: float | None) -> None:
+    torch.manual_seed(0)
+    layer = UniversalTransformer(8, 2, 5, 16, causal, RotaryPositions(8, 4), threshold)
+    if layer.halting is not None:
+        nn.init.normal_(layer.halting.weight, std=2.0)
+    script = scripted(layer)
+    state: list[Tensor] | None = None
+    expected_state: list[Tensor] | None = None
+    for lengths in ([3, 0, 50], [1, 2, 0]):  # where it is causal, the second continues from the first
+        x = torch.randn(sum(lengths), 8)
+        values, state = script.core(x, torch.tensor(lengths), state if causal else None)
+        expected, expected_state = layer.core(x, torch.tensor(lengths), expected_state if causal else None)
+        assert torch.allclose(values, expected, atol=1e-6)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
+        given = (x, torch.tensor(lengths), None, False)
+        for ours, theirs in zip(script.ponder(*given)[:3], layer.ponder(*given)[:3], strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+        assert script.rounds == layer.rounds
+        assert threshold is None or len(layer.ponder(*given)[1].unique()) > 1
 
 
 @pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
@@ -96,3 +120,9 @@ def test_a_transformer_exports_with_dynamic_count_and_length(causal: bool) -> No
     for shape in ((1, 1, 8), (2, 9, 8), (7, 4, 8)):
         x = torch.randn(shape)
         assert torch.allclose(program.module()(x), stack.equal(x), atol=1e-6)
+
+
+def test_a_universal_transformer_says_that_it_cannot_be_exported() -> None:
+    layer = UniversalTransformer(8, 2, 5, 16, True, RotaryPositions(8, 4)).eval()
+    with pytest.raises(NotImplementedError, match=r"depends on the data.*model=transformer"):
+        torch.export.export(Equal(layer), (torch.randn(3, 5, 8),))

@@ -20,6 +20,7 @@ from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 from seqlab.ragged import Layout, Ragged
 
 WIDTH = 8
@@ -35,6 +36,10 @@ def transformer(causal: bool, positions: type[NoPositions] = RotaryPositions) ->
     return TransformerStack(WIDTH, 2, 3, 12, causal, positions(WIDTH, WIDTH // 2))
 
 
+def universal(causal: bool) -> UniversalTransformer:
+    return UniversalTransformer(WIDTH, 2, 4, 12, causal, RotaryPositions(WIDTH, WIDTH // 2))
+
+
 STACKS = {
     "lstm": lambda: recurrent(LSTMCell),
     "gru": lambda: recurrent(GRUCell),
@@ -48,6 +53,8 @@ STACKS = {
     "transformer, causal": lambda: transformer(causal=True),
     "transformer, bidirectional": lambda: transformer(causal=False),
     "transformer, no positions": lambda: transformer(causal=False, positions=NoPositions),
+    "universal, causal": lambda: universal(causal=True),
+    "universal, bidirectional": lambda: universal(causal=False),
 }
 
 
@@ -127,7 +134,9 @@ def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
     assert (stack.equal(x_NLD).flatten(0, 1) - ragged.values).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "own cell", "mingru", "minlstm", "transformer, causal"])
+@pytest.mark.parametrize(
+    "name", ["lstm", "gru", "own cell", "mingru", "minlstm", "transformer, causal", "universal, causal"]
+)
 def test_the_plain_path_differentiates_twice(name: str) -> None:
     stack = make(name, torch.float64)
     layout = Layout([2, 3])

@@ -18,6 +18,7 @@ from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 
 LENGTHS = torch.tensor([9, 9, 4, 1, 1, 0, 6])
 ROWS, PAIRS = int(LENGTHS.sum()), int((LENGTHS**2).sum())
@@ -108,6 +109,51 @@ def test_a_transformer_sees_every_token_and_every_pair_once() -> None:
     with counted() as mistaken:
         stack.core(*padded(x), None)
     assert sum(mistaken.pairs) == 3 * 7 * 9**2
+
+
+def asked_for(layer: UniversalTransformer, x_TD: Tensor, lengths: Tensor) -> tuple[int, int, int]:
+    """From every token's N: sum of N; rows whose keys and values are needed; query-key pairs in rectangles."""
+    rounds = layer.ponder(x_TD, lengths, None, False)[1]
+    shown = pairs = 0
+    for N in rounds.split(lengths.tolist()):
+        for n in range(1, layer.max_steps + 1):
+            running = (n <= N).nonzero().flatten()
+            if len(running):
+                seen = int(running[-1]) + 1 if layer.causal else len(N)
+                shown += int((n - 1 <= N[:seen]).sum())  # it ran in the round before, or this is the first
+                pairs += len(running) * seen
+    return int(rounds.sum()), shown, pairs
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) -> None:
+    torch.manual_seed(0)
+    layer = UniversalTransformer(8, 2, 7, 24, causal, RotaryPositions(8, 4), threshold=0.9)
+    nn.init.normal_(layer.halting.weight, std=2.0)
+    x = torch.randn(ROWS, 8)
+    ran, shown, pairs = asked_for(layer, x, LENGTHS)
+    assert ROWS < ran < 7 * ROWS
+    assert ran < shown < ran + ROWS
+    with counted() as counter:
+        layer.ponder(x, LENGTHS, None, False)
+    assert counter.rows == {
+        ("addmm", (8, 8)): 2 * ran,  # queries, and what attention read
+        ("addmm", (8, 16)): shown,
+        ("addmm", (8, 24)): ran,
+        ("addmm", (24, 8)): ran,
+        ("addmm", (8, 1)): ran,
+    }
+    assert sum(counter.pairs) == pairs
+    with counted() as mistaken:
+        layer.ponder(*padded(x), None, False)
+    assert mistaken.rows[("addmm", (8, 24))] > ran
+    assert sum(mistaken.pairs) > pairs
+
+    nn.init.constant_(layer.halting.bias, -100.0)  # all tokens run to the end
+    with counted() as longest:
+        layer.ponder(x, LENGTHS, None, False)
+    assert longest.rows[("addmm", (8, 24))] == longest.rows[("addmm", (8, 16))] == 7 * ROWS
+    assert sum(longest.pairs) == 7 * PAIRS
 
 
 def test_the_head_scores_every_token_once() -> None:

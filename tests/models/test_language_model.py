@@ -7,18 +7,20 @@ import math
 import pytest
 import torch
 from my_module import MyCell
-from torch import nn
+from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
 from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.models.decoding import generate, sample
-from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
+from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.state import State
 from seqlab.ragged import Ragged
 from seqlab.tasks.language_modeling import LanguageModeling
+from seqlab.training.averages import Averages
+from seqlab.training.objective import backward
 
 VOCABULARY = 13
 ENCODERS = {
@@ -29,6 +31,8 @@ ENCODERS = {
     "own cell": lambda: RecurrentEncoder(VOCABULARY, MyCell, width=8),
     "rotary": lambda: TransformerEncoder(VOCABULARY, RotaryPositions, width=8, layers=2, heads=2, dropout=0.5),
     "learned": lambda: TransformerEncoder(VOCABULARY, LearnedPositions, width=8, layers=1, heads=2),
+    "universal": lambda: UniversalEncoder(VOCABULARY, RotaryPositions, width=8, heads=2, max_steps=5, dropout=0.5),
+    "universal, nothing halts": lambda: UniversalEncoder(VOCABULARY, RotaryPositions, 8, 2, 3, threshold=None),
 }
 
 
@@ -150,13 +154,64 @@ def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     task, batch = LanguageModeling(model, lossless=True), batch_of(3, 1, 5)
     output = task.step(batch)
     assert {name: term.count for name, term in output.terms.items()} == task.counts(batch)
-    assert task.counts(batch) == {"loss": 9, "bits_per_byte": 21}
+    assert task.counts(batch) == {"loss": 9, "bits_per_byte": 21, **dict.fromkeys(model.costs, 9)}
     parts = [task.step(part) for part in batch.split(5)]
     assert len(parts) == 2
-    for term in ("loss", "bits_per_byte"):
+    for term in output.terms:
         whole, split = output.terms[term].sum.item(), sum(part.terms[term].sum.item() for part in parts)
         assert whole == pytest.approx(split, rel=1e-12)
     assert output.terms["bits_per_byte"].weight == 0
     metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0})
     assert metrics == {"loss": math.log(2), "bits_per_byte": 1.0, "ppl": pytest.approx(2.0)}
     assert "bits_per_byte" not in LanguageModeling(model, lossless=False).counts(batch)
+
+
+def universal(ponder_weight: float) -> LanguageModeling:
+    """Of which different tokens halt in different rounds."""
+    torch.manual_seed(3)
+    encoder = UniversalEncoder(VOCABULARY, RotaryPositions, 8, 2, 6, threshold=0.9, ponder_weight=ponder_weight)
+    nn.init.normal_(encoder.stack.halting.weight, std=1.5)
+    return LanguageModeling(LanguageModel(encoder, VOCABULARY).double().eval(), lossless=False)
+
+
+def gradient(task: LanguageModeling, batch: Batch, micro_tokens: int | None) -> tuple[Tensor, Averages]:
+    averages = Averages()
+    task.model.zero_grad()
+    backward(task, batch, micro_tokens, averages)
+    return torch.cat([p.grad.flatten() for p in task.model.parameters() if p.grad is not None]), averages
+
+
+def test_the_ponder_cost_enters_training_exactly_for_any_split() -> None:
+    batch = batch_of(9, 1, 5, 12, 3)
+    task = universal(0.3)
+    rounds, remainders = task.model.encoder.stack.ponder(
+        task.model.encoder.embedding.core(batch.tokens.values, batch.tokens.lengths), batch.tokens.lengths, None, False
+    )[1:3]
+    assert len(rounds.unique()) > 2
+    whole, averages = gradient(task, batch, None)
+    assert averages.read()["ponder"] == pytest.approx(rounds.double().mean().item(), rel=1e-12)
+    assert averages.read()["ponder_cost"] == pytest.approx((rounds + remainders).mean().item(), rel=1e-12)
+    split, split_averages = gradient(task, batch, 13)
+    assert torch.allclose(whole, split, atol=1e-13)
+    assert split_averages.read() == pytest.approx(averages.read(), rel=1e-12)
+
+    parameters = list(task.model.parameters())
+    cost = task.model.encode(batch.tokens)[1]["ponder_cost"] / 30
+    of_cost = torch.autograd.grad(cost, parameters, allow_unused=True, materialize_grads=True)
+    without, _ = gradient(universal(0.0), batch, 13)
+    assert torch.allclose(whole, without + 0.3 * torch.cat([part.flatten() for part in of_cost]), atol=1e-13)
+    assert (whole - without).abs().max() > 1e-3
+    assert universal(0.3).model.costs == {"ponder": 0.0, "ponder_cost": 0.3}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_training_reads_is_what_a_state_comes_with(name: str) -> None:
+    model, batch = make(name), prompts(3, 0, 5)
+    hidden, costs = model.encode(batch)
+    assert torch.allclose(hidden.values, model(batch)[0].values, atol=1e-12)
+    assert costs.keys() == model.costs.keys()
+
+
+def test_a_negative_ponder_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="ponder_weight=-1"):
+        universal(-1)

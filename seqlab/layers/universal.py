@@ -1,0 +1,291 @@
+"""The Universal Transformer with adaptive computation time: one block, applied to each token as often as it asks for.
+
+One shared block refines every token in rounds (Dehghani et al. 2019, section 2). After each round a token has a
+probability of halting; when these add up to the threshold it halts, and what comes out is the mean of the outputs of
+its rounds, weighted by those probabilities (Graves 2016, section 2). With s_0 the token that came in:
+
+    x_n = s_(n-1) + signal_n        the round's coordinate, a trained vector; a token's place is in `positions`
+    s_n = block(x_n)                reads keys and values of the x_n of its whole sequence
+    o_n = norm(s_n)
+    h_n = sigmoid(w o_n + b)        N = the first round with h_1 + ... + h_N >= threshold, at most max_steps
+    R   = 1 - (h_1 + ... + h_(N-1))
+    y   = h_1 o_1 + ... + h_(N-1) o_(N-1) + R o_N           ponder cost of the token: N + R
+
+A token that has halted leaves the batch of flat rows. Its state s_N is only copied from then on: what others read of it
+are the keys and values of s_N + signal_(N+1), computed once, in round N + 1, and only if somebody still reads them.
+Hence the rows that enter each product, over all rounds:
+
+    query, output, mlp, halting     sum of N: the tokens that run
+    keys and values                 those, and a token that has halted, once; none that no running token can read
+
+Where the papers leave room: the listing in Dehghani et al., appendix C, takes the halting probability from the state
+before the round and mixes states recursively; here both are as in Graves. The norms stand before each part and at the
+end (Xiong et al. 2020). The number of rounds has no gradient; the weights of the mean, and R in the ponder cost, have
+(Graves 2016, section 2.2). A token that halts in its first round has R = 1 and so no say in when to halt.
+
+Which tokens run on is decided by the data, and loops are planned on the host: a copy of one boolean for each running
+token, from the device to the host in every round but the last, cannot be avoided. For the same reason the layer scripts
+but does not export. And it is a decision: where two ways to compute the same batch round differently, a sum of
+probabilities within rounding of the threshold may fall on the other side. Such a token's own output then moves by about
+1 - threshold, and those who read it in later rounds read another state.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.positions import Positions
+from seqlab.ragged import Ragged, joint_runs_of, rows_of, segments_of
+
+
+def attend_some(q_THK: Tensor, places_T: Tensor, counts: Tensor, kv: Tensor, seen: Tensor, causal: bool) -> Tensor:
+    """Attention from some of the tokens of each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
+
+    Of sequence b, `counts[b]` queries stand at `places_T` and read the keys and values `kv` [T', 2, H, K] of its first
+    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key. In a sequence
+    of 5, causal:
+
+        queries at 1 and 3    seen 4    mask 1 1 0 0  /  1 1 1 1
+        queries at 0 and 1    seen 2    all of them: the kernel's own causal mask
+        query at 3            seen 4    nothing to mask
+    """
+    outputs = [q_THK[:0]]
+    runs = joint_runs_of(counts, seen)
+    queries: list[int] = []
+    keys: list[int] = []
+    for _, _, count, length, key_length in runs:
+        queries.append(count * length)
+        keys.append(count * key_length)
+    q, places, k_and_v = q_THK.split(queries), places_T.split(queries), kv.split(keys)  # gradients join in one node
+    for i in range(len(runs)):
+        _, _, count, length, key_length = runs[i]
+        q_NHLK = q[i].unflatten(0, [count, length]).transpose(1, 2)
+        k_NHLK, v_NHLK = k_and_v[i].unflatten(0, [count, key_length]).transpose(1, 3).unbind(2)
+        if causal and 1 < length < key_length:
+            mask = places[i].view(count, 1, length, 1) >= torch.arange(key_length, device=q_THK.device)
+            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, attn_mask=mask)
+        else:
+            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, is_causal=causal and length > 1)
+        outputs.append(out_NHLK.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tensor) -> Tensor:
+    """Rows of the `wanted` keys: from `new` where they are among the `changed`, else from `kv`, which has `keys`."""
+    row = torch.zeros(int(torch.cat([keys, changed]).max()) + 1, dtype=torch.int64)
+    row[keys] = torch.arange(keys.shape[0])
+    row[changed] = torch.arange(changed.shape[0]) + keys.shape[0]
+    return torch.cat([kv, new]).index_select(0, row[wanted].to(kv.device))
+
+
+class UniversalTransformer(SequenceLayer):
+    """One block for up to `max_steps` rounds, each token halting by itself, then a norm.
+
+    `rounds` is, after a forward pass, how many rounds all its tokens ran together: what there was to compute.
+
+    Args:
+        width: model width D.
+        heads: attention heads H; D must be a multiple of it.
+        max_steps: the most rounds for a token.
+        mlp_width: width of the hidden layer of the block.
+        causal: a token reads only itself and those before it.
+        positions: acts on queries and keys by its `rotate`, in every round.
+        threshold: 1 - epsilon of Graves 2016, section 2; None: nothing halts, all tokens run `max_steps` rounds and the
+            last state comes out.
+        dropout: share of the values that each part adds which are zeroed while training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        max_steps: int,
+        mlp_width: int,
+        causal: bool,
+        positions: Positions,
+        threshold: float | None = 0.99,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+        if max_steps < 1:
+            raise ValueError(f"model.max_steps={max_steps}: expected at least 1")
+        if threshold is not None and not 0 < threshold <= 1:
+            raise ValueError(f"model.threshold={threshold}: expected more than 0 and at most 1, or null")
+        self.heads = heads
+        self.max_steps = max_steps
+        self.causal = causal
+        self.epsilon = 0.0 if threshold is None else 1 - threshold
+        self.positions = positions
+        self.rounds = 0
+        self.signal = nn.Parameter(torch.randn(max_steps, width) * 0.02)
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_width), nn.GELU(), nn.Linear(mlp_width, width))
+        self.dropout = nn.Dropout(dropout)
+        self.halting = None if threshold is None else nn.Linear(width, 1)
+        self.norm = nn.LayerNorm(width)
+        scale = (2 * max_steps) ** -0.5  # as in a stack of that many blocks (seqlab/layers/transformer.py)
+        for linear, std in (
+            (self.query, 0.02),
+            (self.key_value, 0.02),
+            (self.out, 0.02 * scale),
+            (self.mlp[0], 0.02),
+            (self.mlp[2], 0.02 * scale),
+        ):
+            nn.init.normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)
+        if self.halting is not None:
+            nn.init.normal_(self.halting.weight, std=0.02)
+            nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
+
+    @torch.jit.unused
+    def forward(self, x: Ragged) -> Ragged:
+        return x.with_values(self.ponder(x.values, x.lengths, None, False)[0])
+
+    @torch.jit.unused
+    def equal(self, x_NLD: Tensor) -> Tensor:
+        """[N, L, D] to [N, L, D]; for `torch.export` there is no such graph, since the data decide the loop.
+
+        Raises:
+            NotImplementedError: while exporting.
+        """
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "a universal transformer cannot be exported: how many rounds a token runs depends on the data; "
+                "script it, or use model=transformer"
+            )
+        return self.core(x_NLD, None)[0]
+
+    @torch.jit.export
+    def core(
+        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`state`, of a causal layer: what each token already read shows in each round, keys and values
+        [T', max_steps, 2, H, K], and the number of such tokens in each sequence [B]."""
+        if lengths is None:
+            each = torch.full([values.shape[0]], values.shape[1], dtype=torch.int64)
+            return self.ponder(values.flatten(0, 1), each, None, False)[0].view_as(values), []
+        y_TD, _, _, after = self.ponder(values, lengths, state, self.causal)
+        return y_TD, after
+
+    @torch.jit.export
+    def ponder(
+        self, values: Tensor, lengths: Tensor, state: list[Tensor] | None, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The outputs y [T, D]; N [T] int64, on the CPU; R [T]; and the state, if it is to be kept.
+
+        Keeping asks for more: what a halted token shows is then computed though nobody has come yet to read it.
+        """
+        if state is not None and not self.causal:
+            raise ValueError("only a causal layer continues from a state: set model.causal=true")
+        device, total = values.device, values.shape[0]
+        past = torch.zeros_like(lengths) if state is None else state[1]
+        before, key_lengths = int(past.sum()), past + lengths
+        sequence, place = segments_of(lengths), rows_of(past, lengths)  # of each token
+        place_T = place.to(device)
+        # Keys are numbered: first those of the past, then those of the tokens. In the order of the sequences:
+        in_order = torch.argsort(torch.cat([segments_of(past), sequence]), stable=True)
+        keys, kv = in_order[:0], values[:0]  # what was read in the round before: numbers, and rows [T', 2, H, K]
+        shown: list[Tensor] = []  # keys and values of all rounds, to keep
+        newest = torch.zeros_like(sequence)  # among these, the row of each token
+        newest_of_round: list[Tensor] = []
+
+        N = torch.zeros_like(sequence)
+        ran, goes_on = torch.arange(total), torch.ones(total, dtype=torch.bool)
+        s, mean = values, torch.zeros_like(values)
+        rest = torch.ones(total, dtype=torch.promote_types(values.dtype, torch.float32), device=device)  # 1 - h_1 - ...
+        halted, means, rests = [ran[:0]], [mean[:0]], [rest[:0]]
+        for n in range(self.max_steps):
+            # Who runs, how far they read, and whose state has changed since it was last read.
+            running = ran[goes_on]
+            count = running.shape[0]
+            if count == 0 and not keep:
+                break
+            counts, seen = self.readers(sequence[running], place[running], key_lengths)
+            copied = torch.logical_not(goes_on)
+            if not keep:  # of those who have just halted, only those that somebody reads
+                copied = copied & (place[ran] < seen[sequence[ran]])
+            changed = torch.cat([running, ran[copied]])
+            if count < ran.shape[0]:
+                s = s.index_select(0, torch.cat([goes_on.nonzero(), copied.nonzero()]).flatten().to(device))
+
+            # What they read.
+            x = s + self.signal[n]
+            normed, here = self.attention_norm(x), place_T.index_select(0, changed.to(device))
+            new = self.show(normed, here)
+            if keep:
+                newest[changed] = torch.arange(changed.shape[0]) + sum([rows.shape[0] for rows in shown])
+                newest_of_round.append(newest.clone())
+                shown.append(new)
+            if count == 0:
+                break
+            wanted = in_order[rows_of(key_lengths.cumsum(0) - key_lengths, seen)]
+            if wanted.shape[0] == count:  # all of it is new
+                kv = new[:count]
+            else:
+                changed = changed + before
+                if state is not None:
+                    new, changed = torch.cat([new, state[0].select(1, n)]), torch.cat([changed, torch.arange(before)])
+                kv = updated(new[:0] if n == 0 else kv, keys, new, changed, wanted)
+            keys = wanted
+
+            # The block, and who halts.
+            s = self.block(x[:count], normed[:count], here[:count], counts, kv, seen)
+            o = self.norm(s)
+            N[running] = n + 1
+            h = torch.zeros_like(rest)
+            if self.halting is not None:
+                h = torch.sigmoid(self.halting(o).squeeze(1).to(rest.dtype))
+            if n + 1 < self.max_steps:
+                stays = rest - h > self.epsilon
+                goes_on = stays.cpu()
+            else:
+                stays, goes_on = torch.zeros_like(rest, dtype=torch.bool), torch.zeros_like(running, dtype=torch.bool)
+            ran = running
+            mean = mean + torch.where(stays, h, rest).unsqueeze(1) * o
+            if not bool(goes_on.all()):
+                stop, stay = torch.logical_not(goes_on).nonzero().flatten(), goes_on.nonzero().flatten().to(device)
+                halted.append(ran[stop])
+                means.append(mean.index_select(0, stop.to(device)))
+                rests.append(rest.index_select(0, stop.to(device)))
+                mean, rest, h = mean.index_select(0, stay), rest.index_select(0, stay), h.index_select(0, stay)
+            rest = rest - h
+
+        self.rounds = int(N.sum())
+        back = torch.argsort(torch.cat(halted)).to(device)
+        y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
+        R_T = torch.cat(rests).index_select(0, back)
+        if not keep:
+            return y_TD, N, R_T, [key_lengths]
+        newest_of_round += [newest] * (self.max_steps - len(newest_of_round))
+        kept = torch.cat(shown)[torch.stack(newest_of_round, 1).to(device)]
+        if state is not None:
+            kept = torch.cat([state[0], kept])[in_order.to(device)]
+        return y_TD, N, R_T, [kept, key_lengths]
+
+    def readers(self, sequence: Tensor, place: Tensor, key_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the tokens that run: how many in each sequence [B], and how many keys these read between them [B]."""
+        counts = torch.bincount(sequence, minlength=key_lengths.shape[0])
+        seen = key_lengths * (counts > 0)
+        if self.causal:
+            seen[counts > 0] = place[counts.cumsum(0)[counts > 0] - 1] + 1  # up to the last that runs
+        return counts, seen
+
+    def show(self, normed_TD: Tensor, place_T: Tensor) -> Tensor:
+        """Keys and values [T, 2, H, K]."""
+        k, v = self.key_value(normed_TD).unflatten(-1, [2, self.heads, -1]).unbind(1)
+        return torch.stack([self.positions.rotate(k, place_T), v], 1)
+
+    def block(self, x: Tensor, normed: Tensor, place: Tensor, counts: Tensor, kv: Tensor, seen: Tensor) -> Tensor:
+        """x + attention(norm(x)), then x + mlp(norm(x)), for the tokens that run."""
+        q = self.positions.rotate(self.query(normed).unflatten(-1, [self.heads, -1]), place)
+        x = x + self.dropout(self.out(attend_some(q, place, counts, kv, seen, self.causal).flatten(1)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
