@@ -27,6 +27,7 @@ class Settings:
     seed: int = 1
     threads: int | None = None
     device: str = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _require(

@@ -1,17 +1,17 @@
 """Attention inside each sequence of a ragged batch: what it computes, and which kernel computes it.
 
-Queries [T, H, K] with `lengths` [B] read keys and values [T', G, K] with `key_lengths` [B]. The heads H are a multiple of
-the key heads G; query head h reads key head h // (H / G) (grouped queries, Ainslie et al. 2023, section 2.2).
+Queries [T, H, K] with `lengths` [B] read keys and values [T', G, K] with `key_lengths` [B]. The query heads H are a
+multiple of the key heads G; head h reads key head h // (H / G) (grouped queries, Ainslie et al. 2023, section 2.2).
 
-A place is a token's number in its sequence; the last query stands at the last key. With d = place of key - place of query:
+A place is a token's number in its sequence; the last query stands at the last key. With d = place of key - of query:
 
     causal                 a query reads the keys with d <= 0
     causal, window w       -w < d <= 0: its last w keys, itself included
     window w               -w < d < w; as many keys as queries
-    bias_HR                R = 2 r + 1 columns: score of head h gets bias[h, r + d], or the outermost column beyond -r and r
+    bias_HR                R = 2 r + 1 columns: head h adds bias[h, r + d] to a score; beyond -r and r, the outermost
 
-A query that reads nothing gets zeros. `attend_tiles.py` and `attend_packed.py` hold the fast kernels; one autograd function
-stands before all of them. The plain path is one block of ordinary operators per run.
+A query that reads nothing gets zeros. `attend_tiles.py` and `attend_packed.py` hold the fast kernels; one autograd
+function stands before all of them. The plain path is one block of ordinary operators per run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers import attend_packed, attend_tiles
-from seqlab.layers.attend_tiles import allowed, bias_at, distances, rows_as_block, runs_over
+from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block, runs_over
 from seqlab.layers.backend import is_fast
 
 Kernel = Literal["flash", "explicit", "varlen", "efficient"]
@@ -41,7 +41,6 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     head_width: int,
-    causal: bool = True,
     window: bool = False,
     grouped: bool = False,
     weighted: bool = False,
@@ -81,8 +80,8 @@ def attend(
 
     Args:
         q_THK, k_TGK, v_TGK, lengths, key_lengths, causal, window, bias_HR: see the head of this file.
-        dropout: share of the probabilities zeroed. It costs the flash kernel: probabilities are then written out, N H L L'
-            numbers at a time for a run (at most 128 queries at a time where causal), forward and once more backward.
+        dropout: share of the probabilities zeroed. It costs the flash kernel: probabilities are then written out, the
+            N H L L' numbers of a run at a time (where causal, for 128 queries of each), forward and again backward.
         key_starts: [B] the first row of each sequence in k and v; None: they follow one another without gaps.
 
     Raises:
@@ -93,11 +92,10 @@ def attend(
     if not torch.jit.is_scripting():
         if torch.compiler.is_compiling() or is_fast():
             seed = torch.randint(2**62, (1,)) if dropout else None
-            where = (lengths, key_lengths, key_starts)
+            asked = (seed, lengths, key_lengths, key_starts, causal, window, dropout)
             if torch.compiler.is_compiling():
-                out, _ = _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, seed, *where, causal, window, dropout)
-                return out
-            return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, seed, *where, causal, window, dropout)
+                return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *asked)[0]
+            return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *asked)
     outputs = [q_THK[:0]]
     for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
         q_NHLK = rows_as_block(q_THK, start, count, length, length)
@@ -142,12 +140,15 @@ def attend_block(
 # ------------------------------------------------------------------------- one autograd function before all kernels
 
 
-def _kernel(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, causal: bool, window: int | None, dropout: float) -> Any:
-    """(name, forward, backward), both with the arguments of `attend_tiles.forward` and `.backward`."""
+def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Call:
+    """What is asked, with the kernel chosen for it."""
+    *_, window, dropout = asked
     grouped, weighted = q_THK.shape[1] != k_TGK.shape[1], bias_HR is not None or dropout > 0
-    name = choose(q_THK.device, q_THK.dtype, q_THK.shape[2], causal, window is not None, grouped, weighted)
-    module = attend_tiles if name in ("flash", "explicit") else attend_packed
-    return name, module.forward, module.backward
+    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *asked)
+
+
+def _module(call: Call) -> Any:
+    return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
 
 
 class _Attend(torch.autograd.Function):
@@ -157,70 +158,72 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *others: Any) -> Tensor:
-        seed, *where, causal, window, dropout = others
-        name, forward, ctx.backward_kernel = _kernel(q_THK, k_TGK, bias_HR, causal, window, dropout)
-        ctx.others = (name, seed, *where, causal, window, dropout)
-        out_THK, log_sums = forward(q_THK, k_TGK, v_TGK, bias_HR, *ctx.others)
+    def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Tensor:
+        ctx.call = _call(q_THK, k_TGK, bias_HR, *asked)
+        out_THK, log_sums = _module(ctx.call).forward(q_THK, k_TGK, v_TGK, bias_HR, ctx.call)
         ctx.save_for_backward(q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums)
         return out_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_THK: Tensor) -> tuple[Tensor | None, ...]:
-        q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums = ctx.saved_tensors
-        dq, dk, dv, dbias = ctx.backward_kernel(dout_THK, q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums, *ctx.others)
-        return dq, dk, dv, dbias, *(None,) * 7
+        grads = _module(ctx.call).backward(dout_THK, *ctx.saved_tensors, ctx.call)
+        return *grads, *(None,) * 7
 
 
 # The same as one operator that a compiler does not look into: it would make a guard of every length. Used only while
 # compiling; in eager mode the function above costs less per call.
 
-_WHERE = "Tensor lengths, Tensor key_lengths, Tensor? key_starts, bool causal, int? window, float dropout"
+_ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_starts, bool causal, int? window, float dropout"
 
 
 @torch.library.custom_op(
     "seqlab::attend",
     mutates_args=(),
-    schema=f"(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? seed, {_WHERE}) -> (Tensor, Tensor)",
+    schema=f"(Tensor q, Tensor k, Tensor v, Tensor? bias, {_ASKED}) -> (Tensor, Tensor)",
 )
-def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
-    name, forward, _ = _kernel(q, k, bias, *others[-3:])
-    return forward(q, k, v, bias, name, *others)
+def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
+    call = _call(q, k, bias, *asked)
+    return _module(call).forward(q, k, v, bias, call)
 
 
 @_opaque_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
-    name = _kernel(q, k, bias, *others[-3:])[0]
-    log_sums = 0 if name == "efficient" else q.shape[0] * q.shape[1]
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
+    kernel = _call(q, k, bias, *asked).kernel
+    log_sums = 0 if kernel == "efficient" else q.shape[0] * q.shape[1]
     return q.new_empty(q.shape), q.new_empty(log_sums, dtype=attend_tiles.sum_dtype(q.dtype))
 
 
 @torch.library.custom_op(
     "seqlab::attend_backward",
     mutates_args=(),
-    schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor log_sums, Tensor? seed, "
-    f"{_WHERE}) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor log_sums, "
+    f"{_ASKED}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _opaque_backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> Any:
-    name, _, backward = _kernel(q, k, bias, *others[-3:])
-    out, log_sums, *others_ = others
-    dq, dk, dv, dbias = backward(dout, q, k, v, bias, out, log_sums, name, *others_)
+def _opaque_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = _call(q, k, bias, *asked)
+    dq, dk, dv, dbias = _module(call).backward(dout, q, k, v, bias, out, log_sums, call)
     return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
 
 
 @_opaque_backward.register_fake
-def _(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *others: Any) -> Any:
-    return *(x.new_empty(x.shape) for x in (q, k, v)), q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+def _(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, bias, seed, lengths, key_lengths, key_starts, *ctx.pattern = inputs
-    ctx.save_for_backward(q, k, v, bias, *output, seed, lengths, key_lengths, key_starts)
+    *tensors, ctx.causal, ctx.window, ctx.dropout = inputs
+    q, k, v, bias, *where = tensors
+    ctx.save_for_backward(q, k, v, bias, *output, *where)
 
 
 def _differentiate(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    dq, dk, dv, dbias = _opaque_backward(dout, *ctx.saved_tensors, *ctx.pattern)
+    dq, dk, dv, dbias = _opaque_backward(dout, *ctx.saved_tensors, ctx.causal, ctx.window, ctx.dropout)
     return dq, dk, dv, None if ctx.saved_tensors[3] is None else dbias, *(None,) * 7
 
 

@@ -1,10 +1,11 @@
 """Attention on packed rows, for CUDA: one kernel call reads all sequences, told by running sums where each begins.
 
-bfloat16 and float16 take `torch.nn.attention.varlen.varlen_attn` (FlashAttention-2, Dao 2023), float32 the memory-efficient
-kernel (Rabe & Staats 2021). Signatures are looked at, not versions: `varlen_attn` gained windows and grouped queries one by
-one. Both align the last query with the last key, as we do. Nothing here waits for the device: lengths are on the host.
+bfloat16 and float16 take `torch.nn.attention.varlen.varlen_attn` (FlashAttention-2, Dao 2023), float32 the
+memory-efficient kernel (Rabe & Staats 2021). Signatures are looked at, not versions: `varlen_attn` gained windows and
+grouped queries one by one. Both align the last query with the last key, as we do. Nothing here waits for the device:
+lengths are on the host.
 
-Keys in a cache have room between sequences; they are gathered first, since no kernel here takes gaps and has a gradient.
+Keys in a cache have room between sequences; they are gathered first: no kernel here has a gradient and takes gaps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqlab.layers.attend_tiles import Call
 from seqlab.ragged import offsets_of, rows_of
 
 try:
@@ -57,12 +59,12 @@ def _idle(lengths: Tensor, key_lengths: Tensor, causal: bool) -> Tensor:
 class _Packed:
     """One call of attention: where its sequences begin, and its keys without room between them."""
 
-    def __init__(self, q_THK: Tensor, lengths: Tensor, key_lengths: Tensor, key_starts: Tensor | None, causal: bool):
-        device = q_THK.device
+    def __init__(self, call: Call, device: torch.device) -> None:
+        lengths, key_lengths = call.lengths, call.key_lengths
         self.sums = (_running_sum(lengths, device), _running_sum(key_lengths, device))
         self.longest = (int(lengths.max()), int(key_lengths.max()))
-        self.key_rows = None if key_starts is None else rows_of(key_starts, key_lengths).to(device)
-        idle = _idle(lengths, key_lengths, causal)
+        self.key_rows = None if call.key_starts is None else rows_of(call.key_starts, key_lengths).to(device)
+        idle = _idle(lengths, key_lengths, call.causal)
         self.idle = idle.to(device) if len(idle) else None
 
     def keys(self, x_TGK: Tensor) -> Tensor:
@@ -78,32 +80,20 @@ class _Packed:
         return x_THK if self.idle is None else x_THK.index_fill(0, self.idle, 0)
 
 
-def forward(
-    q_THK: Tensor,
-    k_TGK: Tensor,
-    v_TGK: Tensor,
-    bias_HR: Tensor | None,
-    kernel: str,
-    seed: Tensor | None,
-    lengths: Tensor,
-    key_lengths: Tensor,
-    key_starts: Tensor | None,
-    causal: bool,
-    window: int | None,
-    dropout: float,
-) -> tuple[Tensor, Tensor]:
+def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
     """The output [T, H, K], and sums of exponentials as logarithms: [T * H] ("varlen"), none ("efficient")."""
-    assert bias_HR is None and not dropout, "no packed kernel has these"
-    none = torch.empty(0, dtype=torch.float32, device=q_THK.device)
-    if q_THK.numel() == 0 or int(key_lengths.sum()) == 0:
-        return q_THK.new_zeros(q_THK.shape), none.new_zeros(0 if kernel == "efficient" else q_THK.shape[:2].numel())
-    packed = _Packed(q_THK, lengths, key_lengths, key_starts, causal)
+    if q_THK.shape[0] == 0 or int(call.key_lengths.sum()) == 0:
+        sums = 0 if call.kernel == "efficient" else q_THK.shape[0] * q_THK.shape[1]
+        return q_THK.new_zeros(q_THK.shape), q_THK.new_zeros(sums, dtype=torch.float32)
+    packed = _Packed(call, q_THK.device)
     k_TGK, v_TGK = packed.keys(k_TGK), packed.keys(v_TGK)
-    if kernel == "efficient":
-        return packed.zeroed(_efficiently(packed, q_THK, k_TGK, v_TGK, causal, False)[0].squeeze(0)), none
-    left, right = _sides(causal, window)
+    if call.kernel == "efficient":
+        out = _efficiently(packed, q_THK, k_TGK, v_TGK, call.causal, sums=False)[0].squeeze(0)
+        return packed.zeroed(out), q_THK.new_empty(0, dtype=torch.float32)
     takes = inspect.signature(varlen.varlen_attn).parameters
-    options: dict[str, Any] = {"window_size": (left, right)} if "window_size" in takes else {"is_causal": causal}
+    options: dict[str, Any] = {"is_causal": call.causal}
+    if "window_size" in takes:
+        options = {"window_size": _sides(call)}
     if q_THK.shape[1] != k_TGK.shape[1]:
         options["enable_gqa"] = True
     aux = varlen.AuxRequest(lse=True)
@@ -119,25 +109,18 @@ def backward(
     bias_HR: Tensor | None,
     out_THK: Tensor,
     log_sums: Tensor,
-    kernel: str,
-    seed: Tensor | None,
-    lengths: Tensor,
-    key_lengths: Tensor,
-    key_starts: Tensor | None,
-    causal: bool,
-    window: int | None,
-    dropout: float,
+    call: Call,
 ) -> tuple[Tensor, Tensor, Tensor, None]:
     """The gradients of q, k and v."""
-    if q_THK.numel() == 0 or int(key_lengths.sum()) == 0:
-        return *(x.new_zeros(x.shape) for x in (q_THK, k_TGK, v_TGK)), None
-    packed = _Packed(q_THK, lengths, key_lengths, key_starts, causal)
+    if q_THK.shape[0] == 0 or int(call.key_lengths.sum()) == 0:
+        return torch.zeros_like(q_THK), torch.zeros_like(k_TGK), torch.zeros_like(v_TGK), None
+    packed = _Packed(call, q_THK.device)
     dout_THK = packed.zeroed(dout_THK.contiguous())
     k, v = packed.keys(k_TGK), packed.keys(v_TGK)
-    if kernel == "efficient":
-        dq, dk, dv = _efficiently_back(packed, dout_THK, q_THK, k, v, causal)
+    if call.kernel == "efficient":
+        dq, dk, dv = _efficiently_back(packed, dout_THK, q_THK, k, v, call.causal)
     else:
-        left, right = _sides(causal, window)
+        left, right = _sides(call)
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=q_THK.device), q_THK.new_empty(0)
         dq, dk, dv = _flash_backward(
             dout_THK, q_THK, k, v, out_THK, log_sums.view(q_THK.shape[1], -1), *packed.sums, *packed.longest,
@@ -146,10 +129,10 @@ def backward(
     return packed.zeroed(dq), packed.keys_back(dk, k_TGK), packed.keys_back(dv, v_TGK), None
 
 
-def _sides(causal: bool, window: int | None) -> tuple[int, int]:
+def _sides(call: Call) -> tuple[int, int]:
     """How many keys before and after its own place a query reads; -1: all. FlashAttention does not count its own."""
-    left = -1 if window is None else window - 1
-    return left, 0 if causal else left
+    left = -1 if call.window is None else call.window - 1
+    return left, 0 if call.causal else left
 
 
 def _efficiently(packed: _Packed, q: Tensor, k: Tensor, v: Tensor, causal: bool, sums: bool) -> Any:

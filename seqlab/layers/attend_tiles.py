@@ -16,8 +16,9 @@ A tile goes through the CPU's flash kernel, or, where there is a bias or dropout
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,19 @@ BLOCK = 128  # queries of a tile, where a run is cut
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class Call(NamedTuple):
+    """What is asked of a kernel, besides queries, keys, values and bias: see `attend`. `seed` [1] is the dropout's."""
+
+    kernel: str
+    seed: Tensor | None
+    lengths: Tensor
+    key_lengths: Tensor
+    key_starts: Tensor | None
+    causal: bool
+    window: int | None
+    dropout: float
 
 
 # ------------------------------------------------------------------------------------------- runs, blocks and distances
@@ -140,78 +154,59 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-class _Explicit:
-    """Probabilities written out for one call of attention, the same in forward and in backward pass."""
+class Reading(NamedTuple):
+    """Which pairs of a tile are read: all of them, or
 
-    def __init__(self, q_THK: Tensor, bias_HR: Tensor | None, seed: Tensor | None, dropout: float) -> None:
-        self.scale = q_THK.shape[2] ** -0.5
-        self.bias_HR = bias_HR
-        self.keep = 1 - dropout
-        self.generator = torch.Generator(q_THK.device)
-        if seed is not None:
-            self.generator.manual_seed(int(seed))  # on the CPU: nothing to wait for
+    square     those that the kernel's own causal mask leaves
+    mask       those where this, added to the scores, is 0 and not -inf
+    distance   [L, M]: place of key - place of query, where there is a bias
+    """
 
-    def probabilities(self, q: Tensor, k: Tensor, mask: Tensor | None, distance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """softmax [N, H, L, M], and the same after dropout."""
-        scores = _ungroup(_group(q, k) @ k.transpose(2, 3), q).to(sum_dtype(q.dtype)) * self.scale
-        if self.bias_HR is not None and distance is not None:
-            scores = scores + bias_at(self.bias_HR, distance)
-        if mask is not None:
-            scores = scores + mask
-        p = scores.softmax(3)
-        return p, p if self.keep == 1 else p * self.kept(p)
-
-    def kept(self, p: Tensor) -> Tensor:
-        return torch.empty_like(p).bernoulli_(self.keep, generator=self.generator).div_(self.keep)
+    square: bool
+    mask: Tensor | None
+    distance: Tensor | None
 
 
-def _group(x_NHLK: Tensor, k_NGMK: Tensor) -> Tensor:
-    """[N, G, H / G * L, K]: the query heads that read one key head, one below the other."""
-    return x_NHLK.reshape(x_NHLK.shape[0], k_NGMK.shape[1], -1, x_NHLK.shape[3])
-
-
-def _ungroup(x: Tensor, like_NHLK: Tensor) -> Tensor:
-    """[N, H, L, ...] from [N, G, H / G * L, ...]."""
-    return x.reshape(*like_NHLK.shape[:3], x.shape[3])
-
-
-# -------------------------------------------------------------------------------------------------- forward and backward
-
-
-def forward(
-    q_THK: Tensor,
-    k_TGK: Tensor,
-    v_TGK: Tensor,
-    bias_HR: Tensor | None,
-    kernel: str,
-    seed: Tensor | None,
-    lengths: Tensor,
-    key_lengths: Tensor,
-    key_starts: Tensor | None,
-    causal: bool,
-    window: int | None,
-    dropout: float,
-) -> tuple[Tensor, Tensor]:
-    """The output [T, H, K], and [T * H] sums of exponentials, as logarithms, in the order of the tiles ("flash")."""
-    flash = kernel == "flash"
-    explicit = _Explicit(q_THK, bias_HR, seed, dropout)
-    out_THK = q_THK.new_zeros(q_THK.shape)
-    log_sums = []
+def _tiles(
+    call: Call, biased: bool, rows: list[Tensor], keys: list[Tensor]
+) -> Iterator[tuple[list[Tensor], list[Tensor], Reading]]:
+    """Every tile, as views of what has a row for each query, of what has a row for each key, and how it is read."""
+    flash, (_, _, lengths, key_lengths, key_starts, causal, window, _) = call.kernel == "flash", call
+    dtype = rows[0].dtype if flash else sum_dtype(rows[0].dtype)
+    device = rows[0].device
     for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
         if key_length == 0:
             continue
-        q, out = (rows_as_block(x, start, count, length, length) for x in (q_THK, out_THK))
-        k, v = (rows_as_block(x, key_start, count, key_length, spacing) for x in (k_TGK, v_TGK))
-        for tile in tiles_of(length, key_length, causal, window, native=flash):
-            (q_, out_), (k_, v_), square, mask, distance = _cut(tile, (q, out), (k, v), causal, window, flash, bias_HR)
-            if flash:
-                part, log_sum = _flash(q_, k_, v_, 0.0, square, attn_mask=mask)
-                log_sums.append(log_sum.flatten())
-            else:
-                _, p = explicit.probabilities(q_, k_, mask, distance)
-                part = _ungroup(_group(p.to(v_.dtype), v_) @ v_, q_)
-            out_.copy_(part)
-    sums = torch.cat([torch.empty(0, dtype=sum_dtype(q_THK.dtype), device=q_THK.device), *log_sums])
+        run_rows = [rows_as_block(x, start, count, length, length) for x in rows]
+        run_keys = [rows_as_block(x, key_start, count, key_length, spacing) for x in keys]
+        for query, end, key, key_end, masked in tiles_of(length, key_length, causal, window, native=flash):
+            queries, read, ahead = end - query, key_end - key, key_length - length + query - key
+            square = flash and masked and causal and queries == read and (window is None or window >= read)
+            mask = _mask(queries, read, ahead, causal, window, dtype, device) if masked and not square else None
+            distance = distances(0, queries, 0, read, ahead, device) if biased else None
+            yield (
+                run_rows if queries == length else [x[:, :, query:end] for x in run_rows],
+                run_keys if read == key_length else [x[:, :, key:key_end] for x in run_keys],
+                Reading(square, mask, distance),
+            )
+
+
+# ------------------------------------------------------------------------------------------------- forward and backward
+
+
+def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
+    """The output [T, H, K], and [T * H] sums of exponentials, as logarithms, in the order of the tiles ("flash")."""
+    out_THK = q_THK.new_zeros(q_THK.shape)
+    explicit = None if call.kernel == "flash" else _Explicit(q_THK, bias_HR, call)
+    log_sums = [torch.empty(0, dtype=sum_dtype(q_THK.dtype), device=q_THK.device)]
+    for (q, out), (k, v), reading in _tiles(call, bias_HR is not None, [q_THK, out_THK], [k_TGK, v_TGK]):
+        if explicit is None:
+            part, log_sum = _flash(q, k, v, 0.0, reading.square, attn_mask=reading.mask)
+            log_sums.append(log_sum.flatten())
+        else:
+            part = explicit.forward(q, k, v, reading)
+        out.copy_(part)
+    sums = torch.cat(log_sums)  # fewer than T * H where a query reads nothing
     return out_THK, torch.nn.functional.pad(sums, (0, q_THK.shape[0] * q_THK.shape[1] - len(sums)))
 
 
@@ -223,83 +218,80 @@ def backward(
     bias_HR: Tensor | None,
     out_THK: Tensor,
     log_sums: Tensor,
-    kernel: str,
-    seed: Tensor | None,
-    lengths: Tensor,
-    key_lengths: Tensor,
-    key_starts: Tensor | None,
-    causal: bool,
-    window: int | None,
-    dropout: float,
+    call: Call,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of q, k, v and bias."""
-    flash = kernel == "flash"
-    explicit = _Explicit(q_THK, bias_HR, seed, dropout)
-    dout_THK = dout_THK.contiguous()
     dq_THK, dk_TGK, dv_TGK = (x.new_zeros(x.shape) for x in (q_THK, k_TGK, v_TGK))
-    dbias_HR = None if bias_HR is None else torch.zeros(bias_HR.shape, dtype=sum_dtype(q_THK.dtype), device=q_THK.device)
+    explicit = None if call.kernel == "flash" else _Explicit(q_THK, bias_HR, call)
+    rows = [q_THK, dout_THK.contiguous(), out_THK, dq_THK]
+    keys = [k_TGK, v_TGK, dk_TGK, dv_TGK]
     done = 0
-    for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
-        if key_length == 0:
-            continue
-        rows = [rows_as_block(x, start, count, length, length) for x in (dout_THK, q_THK, out_THK, dq_THK)]
-        keys = [rows_as_block(x, key_start, count, key_length, spacing) for x in (k_TGK, v_TGK, dk_TGK, dv_TGK)]
-        for tile in tiles_of(length, key_length, causal, window, native=flash):
-            (dout, q, out, dq), (k, v, dk, dv), square, mask, distance = _cut(
-                tile, rows, keys, causal, window, flash, bias_HR
-            )
-            if flash:
-                shape = q.shape[:3]
-                log_sum = log_sums[done : done + shape.numel()].view(shape)
-                done += shape.numel()
-                parts = _flash_backward(dout, q, k, v, out, log_sum, 0.0, square, attn_mask=mask)
-            else:
-                *parts, dscores = _explicit_backward(explicit, dout, q, k, v, mask, distance)
-                if dbias_HR is not None and distance is not None and bias_HR is not None:
-                    columns = _columns(bias_HR, distance).flatten()
-                    dbias_HR.index_add_(1, columns, dscores.sum(0).flatten(1))
-            dq.copy_(parts[0])
-            dk.add_(parts[1])  # tiles of a run may share keys, and sequences may share rows
-            dv.add_(parts[2])
-    return dq_THK, dk_TGK, dv_TGK, None if bias_HR is None else dbias_HR.to(bias_HR.dtype)
+    for (q, dout, out, dq), (k, v, dk, dv), reading in _tiles(call, bias_HR is not None, rows, keys):
+        if explicit is None:
+            shape = q.shape[:3]
+            log_sum = log_sums[done : done + shape.numel()].view(shape)
+            done += shape.numel()
+            parts = _flash_backward(dout, q, k, v, out, log_sum, 0.0, reading.square, attn_mask=reading.mask)
+        else:
+            parts = explicit.backward(dout, q, k, v, reading)
+        dq.copy_(parts[0])
+        dk.add_(parts[1])  # tiles of a run may share keys, and sequences may share rows
+        dv.add_(parts[2])
+    return dq_THK, dk_TGK, dv_TGK, None if explicit is None else explicit.dbias_HR
 
 
-def _cut(
-    tile: Tile,
-    rows: Any,
-    keys: Any,
-    causal: bool,
-    window: int | None,
-    flash: bool,
-    bias_HR: Tensor | None,
-) -> tuple[Any, Any, bool, Tensor | None, Tensor | None]:
-    """The tile's queries and keys; whether it is a square with the kernel's own causal mask; its mask; its distances."""
-    query, end, key, key_end, masked = tile
-    q, k = rows[0], keys[0]
-    ahead = k.shape[2] - q.shape[2] + query - key  # of the tile's first query over its first key
-    if (query, end) != (0, q.shape[2]):
-        rows = [x[:, :, query:end] for x in rows]
-    if (key, key_end) != (0, k.shape[2]):
-        keys = [x[:, :, key:key_end] for x in keys]
-    queries, read = end - query, key_end - key
-    square = flash and masked and causal and queries == read and (window is None or window >= read)
-    mask, distance = None, None
-    if masked and not square:
-        mask = _mask(queries, read, ahead, causal, window, q.dtype if flash else sum_dtype(q.dtype), q.device)
-    if bias_HR is not None:
-        distance = distances(0, queries, 0, read, ahead, q.device)
-    return rows, keys, square, mask, distance
+# -------------------------------------------------------------------------------------------- probabilities written out
 
 
-def _explicit_backward(
-    explicit: _Explicit, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, distance: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dq, dk, dv and the gradient of the scores [N, H, L, M]."""
-    p, kept = explicit.probabilities(q, k, mask, distance)
-    dout_ = _group(dout, k)
-    dv = _group(kept.to(q.dtype), k).transpose(2, 3) @ dout_
-    dkept = _ungroup(dout_ @ v.transpose(2, 3), q).to(p.dtype)
-    pdp = kept * dkept  # p dp, where dp = dkept * (kept / p)
-    dscores = pdp - p * pdp.sum(3, keepdim=True)
-    ds = _group((dscores * explicit.scale).to(q.dtype), k)
-    return _ungroup(ds @ k, q), ds.transpose(2, 3) @ _group(q, k), dv, dscores
+class _Explicit:
+    """The tiles of one call with bias or dropout. Forward and backward draw the same numbers in the same order."""
+
+    def __init__(self, q_THK: Tensor, bias_HR: Tensor | None, call: Call) -> None:
+        self.scale = q_THK.shape[2] ** -0.5
+        self.bias_HR = bias_HR
+        self.dbias_HR = None if bias_HR is None else torch.zeros_like(bias_HR)
+        self.keep = 1 - call.dropout
+        self.generator = torch.Generator(q_THK.device)
+        if call.seed is not None:
+            self.generator.manual_seed(int(call.seed))  # on the CPU: nothing to wait for
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> Tensor:
+        _, kept = self.probabilities(q, k, reading)
+        return _ungroup(_group(kept.to(v.dtype), v) @ v, q)
+
+    def probabilities(self, q: Tensor, k: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        """softmax(q k^T / sqrt(K) + bias) [N, H, L, M], and what dropout leaves of it."""
+        scores = _ungroup(_group(q, k) @ k.transpose(2, 3), q).to(sum_dtype(q.dtype)) * self.scale
+        if self.bias_HR is not None and reading.distance is not None:
+            scores = scores + bias_at(self.bias_HR, reading.distance)
+        if reading.mask is not None:
+            scores = scores + reading.mask
+        p = scores.softmax(3)
+        if self.keep == 1:
+            return p, p
+        return p, p * torch.empty_like(p).bernoulli_(self.keep, generator=self.generator).div_(self.keep)
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, reading: Reading
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """dq, dk and dv; the gradient of the bias adds up in `dbias_HR`."""
+        p, kept = self.probabilities(q, k, reading)
+        dout = _group(dout, k)
+        dv = _group(kept.to(q.dtype), k).transpose(2, 3) @ dout
+        pdp = kept * _ungroup(dout @ v.transpose(2, 3), q)
+        dscores = pdp - p * pdp.sum(3, keepdim=True)
+        if self.dbias_HR is not None and reading.distance is not None:
+            columns = _columns(self.dbias_HR, reading.distance).flatten()
+            self.dbias_HR.index_add_(1, columns, dscores.sum(0).flatten(1).to(self.dbias_HR.dtype))
+        ds = _group((dscores * self.scale).to(q.dtype), k)
+        return _ungroup(ds @ k, q), ds.transpose(2, 3) @ _group(q, k), dv
+
+
+def _group(x_NHLK: Tensor, k_NGMK: Tensor) -> Tensor:
+    """[N, G, H / G * L, K]: the query heads that read one key head, one below the other."""
+    return x_NHLK.reshape(x_NHLK.shape[0], k_NGMK.shape[1], -1, x_NHLK.shape[3])
+
+
+def _ungroup(x: Tensor, like_NHLK: Tensor) -> Tensor:
+    """[N, H, L, ...] from [N, G, H / G * L, ...]."""
+    return x.reshape(*like_NHLK.shape[:3], x.shape[3])

@@ -21,8 +21,8 @@ class SelfAttention(SequenceLayer):
         causal: a token reads only itself and those before it.
         positions: acts on queries and keys by its `rotate`, on scores by its `bias`.
         kv_heads: heads G of keys and values, each read by H / G heads (Ainslie et al. 2023); None: as many as `heads`.
-        window: the most tokens a causal token reads, itself included; else those less than that far (Beltagy et al. 2020,
-            section 3.1); None: all.
+        window: the most tokens that a causal token reads, itself included; without causal, those less than that far
+            (Beltagy et al. 2020, section 3.1); None: all.
         dropout: share of the attention probabilities zeroed while training; see `attend` for what it costs.
     """
 
@@ -139,7 +139,5 @@ class CrossAttention(nn.Module):
             k, v = memory[0].transpose(1, 2), memory[1].transpose(1, 2)
             out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout).transpose(1, 2)
         else:
-            out = attend(
-                q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_starts=memory[2]
-            )
+            out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_starts=memory[2])
         return self.out(out.flatten(-2))

@@ -1,16 +1,16 @@
 """Keys and values of the tokens read so far, in rows that a step adds to without moving what is there.
 
-A cache is a list [keys, values, keys, values, ..., taken, starts, lengths]: of every block the keys and values [R, G, K],
-then, on the CPU, three tensors that all blocks share:
+A cache is a list [keys, values, keys, values, ..., taken, starts, lengths]: of every block the keys and values
+[R, G, K], then, on the CPU, three tensors that all blocks share:
 
     starts_B, lengths_B    the rows of sequence b are starts[b] : starts[b] + lengths[b]; behind them may be room
     taken_R                whether a row has been written to; every cache over the same rows holds this very tensor
 
     rows       a0 a1 .  .  b0 b1 b2 .  .  .      starts 0 4    lengths 2 3    a step writes rows 2 and 7
 
-To select sequences, also twice or in another order, is to select starts and lengths. To append is to write the rows behind
-each sequence, if nobody has: a cache that is continued a second time, and two copies of one sequence, find them taken. Then,
-and when the room is used up, all rows move to a new place, with room for half as many again.
+To select sequences, also twice or in another order, is to select starts and lengths. To append is to write the rows
+behind each sequence, if nobody has: a cache that is continued a second time, and two copies of one sequence, find them
+taken. Then, and when the room is used up, all rows move to a new place, with room for half as many again.
 """
 
 from __future__ import annotations

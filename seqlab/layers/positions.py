@@ -52,7 +52,7 @@ class Positions(nn.Module):
 
     @torch.jit.export
     def bias(self, causal: bool) -> Tensor | None:
-        """[H, 2 r + 1]: what each head adds to a score when the key stands -r ... r places after the query; see attend.py."""
+        """[H, 2 r + 1]: what each head adds to a score when the key stands -r ... r places after the query."""
         return None
 
 
@@ -120,24 +120,24 @@ class RotaryPositions(Positions):
 class RelativePositions(Positions):
     """A trained number per head and distance, added to the scores (Raffel et al. 2020, section 2.1).
 
-    Distances share `buckets`: the nearer half of them has one each, the farther ones are spaced logarithmically up to
-    `max_distance`, and all beyond share the last. Where attention looks both ways, each way has half the buckets. At first
-    all are zero: no positions. The same numbers serve every block, as in that paper.
+    Distances share `buckets`: near ones have a bucket each, which takes half of them; farther ones share buckets spaced
+    logarithmically up to `max_distance`, and all beyond share the last. Where attention looks both ways, each way has
+    half the buckets. At first all are zero: no positions. The same numbers serve every block, as in that paper.
     """
 
     def __init__(self, width: int, head_width: int, buckets: int = 32, max_distance: int = 128) -> None:
         super().__init__(width, head_width)
         if buckets < 4 or buckets % 4 or max_distance <= buckets // 2:
             raise ValueError(
-                f"relative positions need model.positions.buckets to be a multiple of 4, and max_distance more than half "
-                f"of it; got buckets={buckets}, max_distance={max_distance}"
+                f"model.positions.buckets={buckets} must be a multiple of 4, and model.positions.max_distance="
+                f"{max_distance} more than half of it"
             )
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.zeros(buckets, width // head_width))
 
     @torch.jit.export
     def bucket(self, distance: Tensor, causal: bool) -> Tensor:
-        """The bucket of each distance = place of key - place of query; causal attention has no use for those above 0."""
+        """The bucket of each distance (place of key - place of query); causal attention has none above 0."""
         buckets = self.table.shape[0]
         before = (-distance).clamp(min=0)
         first = torch.zeros_like(distance)

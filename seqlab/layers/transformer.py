@@ -50,8 +50,8 @@ class TransformerBlock(SequenceLayer):
         attention_dropout: share of the attention probabilities zeroed while training.
         activation: of the second part; "swiglu" has a gate, and a third linear map.
         norm: "layer" or "rms".
-        checkpointing: while training, keep only what comes in, and compute the rest once more for the backward pass (Chen
-            et al. 2016). The block then keeps no keys and values to continue from.
+        checkpointing: while training, keep only what comes in, and compute the rest once more for the backward pass
+            (Chen et al. 2016). The block then keeps no keys and values to continue from.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TransformerBlock(SequenceLayer):
         self.mlp = make_mlp(width, mlp_width, activation)
         self.dropout = nn.Dropout(dropout)
         self.checkpointing = checkpointing
-        self.compiler: str | None = None
+        self.compiler: str | Callable[..., Any] | None = None
 
     @torch.jit.unused
     def initialize(self, blocks: int) -> None:
@@ -101,9 +101,7 @@ class TransformerBlock(SequenceLayer):
                 return self.read(values, lengths)
         return self.parts(values, lengths, state)
 
-    def parts(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def parts(self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """The equation."""
         attended, kept = self.attention.core(self.attention_norm(values), lengths, state)
         x = values + self.dropout(attended)
@@ -122,7 +120,7 @@ class TransformerBlock(SequenceLayer):
 
 
 @cache
-def _compiler(backend: str) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+def _compiler(backend: str | Callable[..., Any]) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """One compiled function for all blocks: those that are alike share their graphs."""
 
     def parts(block: TransformerBlock, values: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -131,18 +129,20 @@ def _compiler(backend: str) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     return torch.compile(parts, backend=backend, fullgraph=True)
 
 
-def _compiled(backend: str, block: TransformerBlock, values: Tensor, lengths: Tensor, _: None) -> Any:
+def _compiled(
+    backend: str | Callable[..., Any], block: TransformerBlock, values: Tensor, lengths: Tensor, _: None
+) -> Any:
     torch._dynamo.mark_dynamic(values, 0)
     torch._dynamo.decorators.mark_unbacked(lengths, 0)  # any number of sequences, 1 among them
     return _compiler(backend)(block, values, lengths)
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
+def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
     """From now on, each Transformer block in the model runs compiled where it reads sequences from their beginning.
 
     The token axis is dynamic, and what depends on lengths is opaque (`attend`, `places`), so that one graph serves all
-    batches; it is whole, and a break in it an error, since a break would cut attention out of a frame inside a frame and
-    make four graphs of one. Names of parameters stay as they are. The plain path and steps run uncompiled.
+    batches of training, and one those of evaluation. Each is whole, and a break in it an error: a break at attention
+    would make four graphs of one. Names of parameters stay as they are. The plain path and steps run uncompiled.
 
     Returns:
         How many blocks there are.

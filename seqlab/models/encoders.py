@@ -154,5 +154,6 @@ class TransformerEncoder(Encoder):
         return State(keys_and_values, lengths, (taken, starts))
 
     def unpack(self, state: State) -> list[Tensor]:
-        assert state.lengths is not None and state.cache is not None
+        assert state.lengths is not None
+        assert state.cache is not None
         return [*state.tensors, *state.cache, state.lengths]

@@ -16,8 +16,8 @@ class State:
     """Something of every sequence, in batch order.
 
     tensors  each [B, ...] with a row per sequence (a recurrence's state), or, where `lengths` is given, each
-             [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with the rows
-             of sequence b from starts[b] on
+             [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with the
+             rows of sequence b from starts[b] on
     lengths  [B] int64 on the CPU: how many tokens of each sequence the rows belong to
     cache    taken [R] and starts [B], on the CPU; see seqlab/layers/cache.py
     """
