@@ -46,6 +46,7 @@ PARTS = {
     "LearnedPositions": "seqlab.layers.positions.LearnedPositions",
     "SinusoidalPositions": "seqlab.layers.positions.SinusoidalPositions",
     "RotaryPositions": "seqlab.layers.positions.RotaryPositions",
+    "RelativePositions": "seqlab.layers.positions.RelativePositions",
 }
 _NAMES = {target: name for name, target in PARTS.items()}
 

@@ -22,6 +22,7 @@ from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
+from seqlab.layers.transformer import compile_blocks
 from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
 from seqlab.training.checkpoint import Checkpoints
@@ -85,6 +86,8 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     require_room(loaders, getattr(task.model, "max_length", None), "model.positions.max_length")
     require_room(loaders, config["trainer"]["micro_tokens"], "trainer.micro_tokens")
     task.model.to(device)
+    if config.get("compile", Settings.compile):
+        compile_model(task.model, device)
     precision = config.get("precision", Settings.precision)
     task = in_precision(task, precision)
     return Experiment(corpus, loaders, task, config["task"], facts, device, DTYPES[precision])
@@ -171,6 +174,25 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device={name} cannot be used: {reason}; choose device=cpu or device=auto") from error
     return device
+
+
+def compile_model(model: torch.nn.Module, device: torch.device) -> None:
+    """Compiles the model's Transformer blocks; warns where it has none.
+
+    Raises:
+        InputError: torch cannot compile for this device here.
+    """
+    if not compile_blocks(model):
+        logger.warning("compile=true is ignored: only Transformer blocks are compiled, and this model has none")
+        return
+    try:  # here, and not in the first step
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"compile=true: torch cannot compile for {device} here ({reason}); it wants a C++ compiler for a CPU and "
+            "Triton for CUDA; or choose compile=false"
+        ) from error
 
 
 def cache_folder() -> Path:

@@ -29,6 +29,7 @@ class Settings:
     threads: int | None = None
     device: str = "auto"
     precision: Precision = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _require(

@@ -1,84 +1,15 @@
-"""Self-attention over runs: neighbouring sequences of equal length are, without a copy, a dense [N, L, H, K] block."""
+"""Attention layers: projections before and after `attend`, and the keys and values of what was read before."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from seqlab.layers.backend import is_fast
+from seqlab.layers.attend import attend, attend_block
+from seqlab.layers.cache import tight
 from seqlab.layers.layer import SequenceLayer
-from seqlab.layers.positions import Positions
-from seqlab.ragged import joint_runs_of, rows_of, runs_of, segments_of
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def _block(x_THK: Tensor, start: int, count: int, length: int) -> Tensor:
-    """The run's rows as a view [N, H, L, K], the shape in which attention kernels read."""
-    return x_THK[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2)
-
-
-class _AttendRuns(torch.autograd.Function):
-    """The CPU's flash kernel on every run, with the rows of all runs joined once, forward and backward.
-
-    As separate calls, each run's slices would send back gradients the size of the whole batch.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor, causal: bool) -> Tensor:
-        runs = runs_of(lengths)
-        outputs, log_sums = [], []
-        for run in runs:
-            out, log_sum = _flash(_block(q_THK, *run), _block(k_THK, *run), _block(v_THK, *run), 0.0, causal)
-            outputs.append(out.transpose(1, 2).flatten(0, 1))
-            log_sums.append(log_sum)
-        out_THK = torch.cat(outputs) if outputs else torch.empty_like(q_THK)
-        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, *log_sums)
-        ctx.runs, ctx.causal = runs, causal
-        return out_THK
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout_THK: Tensor) -> tuple[Tensor | None, ...]:
-        q_THK, k_THK, v_THK, out_THK, *log_sums = ctx.saved_tensors
-        rows = (dout_THK, q_THK, k_THK, v_THK, out_THK)
-        grads = []
-        for run, log_sum in zip(ctx.runs, log_sums, strict=True):
-            blocks = [_block(x_THK, *run) for x_THK in rows]
-            parts = _flash_backward(*blocks, log_sum, 0.0, ctx.causal)
-            grads.append([part.transpose(1, 2).flatten(0, 1) for part in parts])
-        if not grads:
-            return torch.zeros_like(q_THK), torch.zeros_like(k_THK), torch.zeros_like(v_THK), None, None
-        dq, dk, dv = (torch.cat(parts) for parts in zip(*grads, strict=True))
-        return dq, dk, dv, None, None
-
-
-def attend(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, lengths: Tensor, key_lengths: Tensor, causal: bool) -> Tensor:
-    """Scaled dot-product attention inside each sequence (Vaswani et al. 2017, section 3.2.1).
-
-    Queries [T, H, K] with `lengths` [B] read keys and values [T', H, K] with `key_lengths` [B]; a causal query reads
-    the keys up to its own place, the last query of a sequence standing at its last key.
-    """
-    if not torch.jit.is_scripting():
-        if is_fast() and q_THK.device.type == "cpu" and lengths is key_lengths:
-            return _AttendRuns.apply(q_THK, k_THK, v_THK, lengths, causal)
-    outputs = [q_THK[:0]]
-    for start, key_start, count, length, key_length in joint_runs_of(lengths, key_lengths):
-        q_NHLK = _block(q_THK, start, count, length)
-        k_NHLK = _block(k_THK, key_start, count, key_length)
-        v_NHLK = _block(v_THK, key_start, count, key_length)
-        if causal and 1 < length < key_length:
-            mask = torch.ones(length, key_length, dtype=torch.bool, device=q_THK.device).tril(key_length - length)
-            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, attn_mask=mask)
-        else:
-            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, is_causal=causal and length == key_length)
-        outputs.append(out_NHLK.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
+from seqlab.layers.positions import Positions, places
+from seqlab.ragged import Ragged
 
 
 class SelfAttention(SequenceLayer):
@@ -88,17 +19,39 @@ class SelfAttention(SequenceLayer):
         width: model width D; the heads share it, K = D / H.
         heads: how many heads H.
         causal: a token reads only itself and those before it.
-        positions: acts on queries and keys by its `rotate`.
+        positions: acts on queries and keys by its `rotate`, on scores by its `bias`.
+        kv_heads: heads G of keys and values, each read by H / G heads (Ainslie et al. 2023); None: as many as `heads`.
+        window: the most tokens that a causal token reads, itself included; without causal, those less than that far
+            (Beltagy et al. 2020, section 3.1); None: all.
+        dropout: share of the attention probabilities zeroed while training; see `attend` for what it costs.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool, positions: Positions) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        causal: bool,
+        positions: Positions,
+        kv_heads: int | None = None,
+        window: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+        self.kv_heads = heads if kv_heads is None else kv_heads
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+        if window is not None and window < 1:
+            raise ValueError(f"model.window={window}: expected at least 1, or null")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"model.attention_dropout={dropout}: expected at least 0 and less than 1")
         self.heads = heads
         self.causal = causal
         self.positions = positions
-        self.qkv = nn.Linear(width, 3 * width)
+        self.window = window
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * (width // heads))
         self.out = nn.Linear(width, width)
 
     @torch.jit.unused
@@ -111,25 +64,86 @@ class SelfAttention(SequenceLayer):
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`state`: keys and values [T', H, K] of the tokens already read, and their number in each sequence [B]."""
-        q, k, v = self.qkv(values).unflatten(-1, [3, self.heads, -1]).unbind(-3)
+        """`state` and what comes back: keys and values [R, G, K], of a block in a cache (seqlab/layers/cache.py).
+
+        A state that goes in has three more: the rows of the new tokens, which the cache has made room for, and the
+        `starts` and `lengths` of the sequences in it before them.
+        """
+        heads = self.qkv(values).unflatten(-1, [self.heads + 2 * self.kv_heads, -1])
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], -2)
+        bias, dropout = self.positions.bias(self.causal), self.dropout if self.training else 0.0
         if lengths is None:  # [N, L, D]: attention is dense as it stands
             positions = torch.arange(values.shape[1], device=values.device)
             q, k = self.positions.rotate(q, positions), self.positions.rotate(k, positions)
-            out = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=self.causal
+            out = attend_block(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.causal, self.window, bias, dropout
             )
             return self.out(out.transpose(1, 2).flatten(-2)), []
-        key_lengths = lengths
-        positions = rows_of(torch.zeros_like(lengths) if state is None else state[2], lengths).to(values.device)
+        positions = places(None if state is None else state[4], lengths, values)
         q, k = self.positions.rotate(q, positions), self.positions.rotate(k, positions)
+        key_lengths = lengths
+        key_starts: Tensor | None = None
         if state is not None:
-            key_lengths = state[2] + lengths
-            segments = torch.cat([segments_of(state[2]), segments_of(lengths)])
-            joined = torch.argsort(segments, stable=True).to(
-                values.device
-            )  # each sequence: old keys, then its new ones
-            k = torch.cat([state[0], k])[joined]
-            v = torch.cat([state[1], v])[joined]
-        out = attend(q, k, v, lengths, key_lengths, self.causal)
-        return self.out(out.flatten(-2)), [k, v, key_lengths]
+            rows = state[2].to(k.device)
+            k = state[0].index_copy_(0, rows, k.to(state[0].dtype))
+            v = state[1].index_copy_(0, rows, v.to(state[1].dtype))
+            key_starts, key_lengths = state[3], state[4] + lengths
+        out = attend(q, k, v, lengths, key_lengths, self.causal, self.window, bias, dropout, key_starts)
+        return self.out(out.flatten(-2)), [k, v]
+
+
+class CrossAttention(nn.Module):
+    """Attention from one batch of sequences to another, the memory (Vaswani et al. 2017, section 3.2.3).
+
+    Sequence b of the one reads all of sequence b of the other; where that is empty, attention gives zeros.
+
+    Args:
+        width, heads, kv_heads, dropout: see `SelfAttention`.
+        memory_width: width of the memory; None: `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        memory_width: int | None = None,
+        kv_heads: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+        self.kv_heads = heads if kv_heads is None else kv_heads
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(memory_width or width, 2 * self.kv_heads * (width // heads))
+        self.out = nn.Linear(width, width)
+
+    @torch.jit.unused
+    def forward(self, x: Ragged, memory: Ragged) -> Ragged:
+        """[T, D] reads [T', D'], to [T, D]."""
+        return x.with_values(self.core(x.values, x.lengths, self.remember(memory.values, memory.lengths)))
+
+    @torch.jit.export
+    def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
+        """What `core` reads, to be computed once for many steps: keys and values [T', G, K], starts and lengths [B].
+
+        To reorder, drop or repeat sequences, index the last two. A dense memory [N, L', D'] gives [N, L', G, K], twice.
+        """
+        k, v = self.key_value(memory).unflatten(-1, [2 * self.kv_heads, -1]).split(self.kv_heads, -2)
+        return [k, v] if lengths is None else [k, v] + tight(lengths)[1:]  # noqa: RUF005
+
+    @torch.jit.export
+    def core(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor]) -> Tensor:
+        """[T, D] with lengths [B], or a dense [N, L, D] with None, and what `remember` gave."""
+        q = self.query(values).unflatten(-1, [self.heads, -1])
+        dropout = self.dropout if self.training else 0.0
+        if lengths is None:
+            k, v = memory[0].transpose(1, 2), memory[1].transpose(1, 2)
+            out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout).transpose(1, 2)
+        else:
+            out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_starts=memory[2])
+        return self.out(out.flatten(-2))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.positions import Positions
-from seqlab.ragged import rows_of
+from seqlab.layers.positions import Positions, places
 
 
 class Embedding(nn.Module):
@@ -28,5 +27,5 @@ class Embedding(nn.Module):
         if lengths is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         else:
-            positions = rows_of(torch.zeros_like(lengths) if starts is None else starts, lengths).to(tokens.device)
+            positions = places(starts, lengths, x)
         return self.dropout(self.positions.embed(x, positions))

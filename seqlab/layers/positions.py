@@ -1,7 +1,7 @@
 """Positions: how a token's place in its own sequence enters a Transformer. They restart in every sequence.
 
-A scheme acts in one of two places, and leaves the other alone: on the embeddings (`embed`) or on queries and keys
-(`rotate`). All are made by calling `scheme(width=D, head_width=K)`.
+A scheme acts in one of three places, and leaves the others alone: on the embeddings (`embed`), on queries and keys
+(`rotate`) or on the scores of attention (`bias`). All are made by calling `scheme(width=D, head_width=K)`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,31 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqlab.ragged import rows_of
+
+
+def places(starts: Tensor | None, lengths: Tensor, values_TD: Tensor) -> Tensor:
+    """[T] int64: the place of each token in its sequence, where values are; `starts` [B] are the first places."""
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling() and starts is None:
+            return _opaque_places(lengths, values_TD)
+    return rows_of(torch.zeros_like(lengths) if starts is None else starts, lengths).to(values_TD.device)
+
+
+@torch.library.custom_op(
+    "seqlab::places", mutates_args=(), schema="(Tensor lengths, Tensor values) -> Tensor"
+)  # how many there are depends on the lengths, which a compiler must not look into; here it is told: one per row
+def _opaque_places(lengths: Tensor, values_TD: Tensor) -> Tensor:
+    return places(None, lengths, values_TD)
+
+
+@_opaque_places.register_fake
+def _(lengths: Tensor, values_TD: Tensor) -> Tensor:
+    return values_TD.new_empty(values_TD.shape[0], dtype=torch.int64)
+
 
 class Positions(nn.Module):
-    """A scheme of positions. This base leaves both places alone."""
+    """A scheme of positions. This base leaves all three places alone."""
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
@@ -27,6 +49,11 @@ class Positions(nn.Module):
     def rotate(self, q_THK: Tensor, positions_T: Tensor) -> Tensor:
         """[..., T, H, K] queries or keys with their positions."""
         return q_THK
+
+    @torch.jit.export
+    def bias(self, causal: bool) -> Tensor | None:
+        """[H, 2 r + 1]: what each head adds to a score when the key stands -r ... r places after the query."""
+        return None
 
 
 class NoPositions(Positions):
@@ -88,3 +115,41 @@ class RotaryPositions(Positions):
         cos, sin = angles.cos().to(q_THK.dtype), angles.sin().to(q_THK.dtype)
         a, b = q_THK.chunk(2, -1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class RelativePositions(Positions):
+    """A trained number per head and distance, added to the scores (Raffel et al. 2020, section 2.1).
+
+    Distances share `buckets`: near ones have a bucket each, which takes half of them; farther ones share buckets spaced
+    logarithmically up to `max_distance`, and all beyond share the last. Where attention looks both ways, each way has
+    half the buckets. At first all are zero: no positions. The same numbers serve every block, as in that paper.
+    """
+
+    def __init__(self, width: int, head_width: int, buckets: int = 32, max_distance: int = 128) -> None:
+        super().__init__(width, head_width)
+        if buckets < 4 or buckets % 4 or max_distance <= buckets // 2:
+            raise ValueError(
+                f"model.positions.buckets={buckets} must be a multiple of 4, and model.positions.max_distance="
+                f"{max_distance} more than half of it"
+            )
+        self.max_distance = max_distance
+        self.table = nn.Parameter(torch.zeros(buckets, width // head_width))
+
+    @torch.jit.export
+    def bucket(self, distance: Tensor, causal: bool) -> Tensor:
+        """The bucket of each distance (place of key - place of query); causal attention has none above 0."""
+        buckets = self.table.shape[0]
+        before = (-distance).clamp(min=0)
+        first = torch.zeros_like(distance)
+        if not causal:
+            buckets //= 2
+            before = distance.abs()
+            first = torch.where(distance > 0, buckets, first)
+        exact = buckets // 2
+        far = torch.log(before.clamp(min=1).double() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (far * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return first + torch.where(before < exact, before, far)
+
+    def bias(self, causal: bool) -> Tensor | None:
+        distance = torch.arange(-self.max_distance, self.max_distance + 1, device=self.table.device)
+        return self.table[self.bucket(distance, causal)].t()

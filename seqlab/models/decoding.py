@@ -50,9 +50,12 @@ def generate(
     training = model.training
     model.eval()
     try:
-        hidden, state = model(prompts)
-        hidden_BD = hidden.values[(prompts.offsets[1:] - 1).to(prompts.device)]
-        running = torch.arange(len(prompts))
+        running = torch.argsort(
+            prompts.lengths, stable=True
+        )  # equal lengths side by side: one dense step for all of them
+        sorted_prompts = prompts.select(running)
+        hidden, state = model(sorted_prompts)
+        hidden_BD = hidden.values[(sorted_prompts.offsets[1:] - 1).to(prompts.device)]
         for _ in range(max_tokens):
             if not len(running):
                 break

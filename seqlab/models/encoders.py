@@ -11,7 +11,7 @@ from seqlab.layers.cells import Cell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import NoPositions, Positions
 from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.transformer import Activation, Norm, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.state import State
 from seqlab.ragged import Layout, Ragged
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
-        past = None if state is None else state.tensors + ([] if state.lengths is None else [state.lengths])
+        past = None if state is None else self.unpack(state)
         x_TD = self.embedding.core(tokens.values, tokens.lengths, None if state is None else state.lengths)
         hidden_TD, after = self.stack.core(x_TD, tokens.lengths, past)
         return tokens.with_values(hidden_TD), self.pack(after)
@@ -63,6 +63,10 @@ class Encoder(nn.Module):
     def pack(self, tensors: list[Tensor]) -> State:
         """The state that a stack has returned as a list."""
         raise NotImplementedError
+
+    def unpack(self, state: State) -> list[Tensor]:
+        """The list again."""
+        return state.tensors + ([] if state.lengths is None else [state.lengths])
 
 
 class RecurrentEncoder(Encoder):
@@ -123,6 +127,12 @@ class TransformerEncoder(Encoder):
         mlp_width: width of the hidden layer in each block; None means 4 * width.
         causal: a token reads only itself and those before it, as language models need.
         dropout: share of the values zeroed while training: of the embedding and of what each part of a block adds.
+        kv_heads: heads of keys and values, each shared by heads / kv_heads query heads; None: as many as heads.
+        window: the most tokens that a token reads before it, itself included (and after it, unless causal); None: all.
+        attention_dropout: share of the attention probabilities zeroed while training; costs the fast kernel.
+        activation: "gelu", or "swiglu", which has a gate; `mlp_width` None then means 8/3 * width, as many parameters.
+        norm: "layer" or "rms".
+        checkpointing: while training, compute each block twice and keep only what enters it.
     """
 
     def __init__(
@@ -135,18 +145,35 @@ class TransformerEncoder(Encoder):
         mlp_width: int | None = None,
         causal: bool = True,
         dropout: float = 0.1,
+        kv_heads: int | None = None,
+        window: int | None = None,
+        attention_dropout: float = 0.0,
+        activation: Activation = "gelu",
+        norm: Norm = "layer",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if heads < 1 or layers < 1 or width % heads:
             raise ValueError(f"width={width} must be a multiple of heads={heads}, and layers={layers} be at least 1")
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
-        self.stack = TransformerStack(width, heads, layers, mlp_width or 4 * width, causal, scheme, dropout)
+        hidden = mlp_width or (4 * width if activation == "gelu" else -(-8 * width // 3) + 7 & -8)  # a multiple of 8
+        self.stack = TransformerStack(
+            width, heads, layers, hidden, causal, scheme, dropout,
+            kv_heads=kv_heads, window=window, attention_dropout=attention_dropout, activation=activation, norm=norm,
+            checkpointing=checkpointing,
+        )  # fmt: skip
         self.output_size = width
         self.causal = causal
 
     def pack(self, tensors: list[Tensor]) -> State:
-        return State(tensors[:-1], tensors[-1])
+        *keys_and_values, taken, starts, lengths = tensors
+        return State(keys_and_values, lengths, (taken, starts))
+
+    def unpack(self, state: State) -> list[Tensor]:
+        assert state.lengths is not None
+        assert state.cache is not None
+        return [*state.tensors, *state.cache, state.lengths]
 
 
 class UniversalEncoder(Encoder):

@@ -16,28 +16,41 @@ class State:
     """Something of every sequence, in batch order.
 
     tensors  each [B, ...] with a row per sequence (a recurrence's state), or, where `lengths` is given, each
-             [T', ...] with the rows of sequence after sequence (keys and values)
+             [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with the
+             rows of sequence b from starts[b] on
     lengths  [B] int64 on the CPU: how many tokens of each sequence the rows belong to
+    cache    taken [R] and starts [B], on the CPU; see seqlab/layers/cache.py
     """
 
     tensors: list[Tensor]
     lengths: Tensor | None = None
+    cache: tuple[Tensor, Tensor] | None = None
 
     def select(self, indices: Tensor) -> State:
         """The chosen sequences, in the order given: drops the finished, reorders and repeats beams."""
         if self.lengths is None:
             return State([tensor[indices.to(tensor.device)] for tensor in self.tensors])
-        layout, rows = Layout(self.lengths).select(indices.cpu())
+        indices = indices.cpu()
+        if self.cache is not None:  # the rows stay where they are
+            taken, starts = self.cache
+            return State(self.tensors, self.lengths[indices], (taken, starts[indices]))
+        layout, rows = Layout(self.lengths).select(indices)
         return State([tensor[rows.to(tensor.device)] for tensor in self.tensors], layout.lengths)
 
     def detach(self) -> State:
         """The same state, from which no gradient flows back: what a window of a long document hands to the next, in
         backpropagation through time that is truncated there (Williams & Peng 1990)."""
-        return State([tensor.detach() for tensor in self.tensors], self.lengths)
+        return State([tensor.detach() for tensor in self.tensors], self.lengths, self.cache)
 
     @staticmethod
     def cat(states: Sequence[State]) -> State:
         """The sequences of several states, in one."""
         tensors = [torch.cat(parts) for parts in zip(*(state.tensors for state in states), strict=True)]
         lengths = [state.lengths for state in states if state.lengths is not None]
-        return State(tensors, torch.cat(lengths) if lengths else None)
+        caches = [state.cache for state in states if state.cache is not None]
+        if not caches:
+            return State(tensors, torch.cat(lengths) if lengths else None)
+        sizes = torch.tensor([len(taken) for taken, _ in caches])
+        begin = sizes.cumsum(0) - sizes
+        starts = torch.cat([starts + first for (_, starts), first in zip(caches, begin, strict=True)])
+        return State(tensors, torch.cat(lengths), (torch.cat([taken for taken, _ in caches]), starts))

@@ -1,0 +1,230 @@
+"""Attention inside each sequence of a ragged batch: what it computes, and which kernel computes it.
+
+Queries [T, H, K] with `lengths` [B] read keys and values [T', G, K] with `key_lengths` [B]. The query heads H are a
+multiple of the key heads G; head h reads key head h // (H / G) (grouped queries, Ainslie et al. 2023, section 2.2).
+
+A place is a token's number in its sequence; the last query stands at the last key. With d = place of key - of query:
+
+    causal                 a query reads the keys with d <= 0
+    causal, window w       -w < d <= 0: its last w keys, itself included
+    window w               -w < d < w; as many keys as queries
+    bias_HR                R = 2 r + 1 columns: head h adds bias[h, r + d] to a score; beyond -r and r, the outermost
+
+A query that reads nothing gets zeros. `attend_tiles.py` and `attend_packed.py` hold the fast kernels; one autograd
+function stands before all of them. The plain path is one block of ordinary operators per run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqlab.layers import attend_packed, attend_tiles
+from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block, runs_over
+from seqlab.layers.backend import is_fast
+
+Kernel = Literal["flash", "explicit", "varlen", "efficient"]
+
+_WORDS = {
+    "flash": "the CPU's flash kernel on runs of equal length",
+    "explicit": "explicit probabilities on runs of equal length",
+    "varlen": "varlen_attn on packed rows",
+    "efficient": "the memory-efficient kernel on packed rows",
+}
+
+
+def choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_width: int,
+    window: bool = False,
+    grouped: bool = False,
+    weighted: bool = False,
+) -> Kernel:
+    """The kernel for what is asked. `weighted`: there is a bias or dropout, which no kernel has with a gradient."""
+    if weighted:
+        return "explicit"
+    if device.type == "cpu":
+        return "flash"
+    if device.type == "cuda":
+        half = dtype in (torch.float16, torch.bfloat16)
+        if half and attend_packed.varlen_fits(device, head_width, window, grouped):
+            return "varlen"
+        if (half or dtype == torch.float32) and attend_packed.efficient_fits(head_width, window):
+            return "efficient"
+    return "explicit"
+
+
+def in_words(device: torch.device, dtype: torch.dtype, head_width: int = 64) -> str:
+    """Which kernel attention without bias, dropout or window runs on, for people."""
+    return _WORDS[choose(device, dtype, head_width)]
+
+
+def attend(
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
+    causal: bool,
+    window: int | None = None,
+    bias_HR: Tensor | None = None,
+    dropout: float = 0.0,
+    key_starts: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(K) + bias) v inside each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
+
+    Args:
+        q_THK, k_TGK, v_TGK, lengths, key_lengths, causal, window, bias_HR: see the head of this file.
+        dropout: share of the probabilities zeroed. It costs the flash kernel: probabilities are then written out, the
+            N H L L' numbers of a run at a time (where causal, for 128 queries of each), forward and again backward.
+        key_starts: [B] the first row of each sequence in k and v; None: they follow one another without gaps.
+
+    Raises:
+        ValueError: a window that is not causal, and numbers of keys and queries that differ.
+    """
+    if window is not None and not causal and not torch.equal(lengths, key_lengths):
+        raise ValueError("a window that is not causal needs as many keys as queries in every sequence")
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling() or is_fast():
+            seed = torch.randint(2**62, (1,)) if dropout else None
+            asked = (seed, lengths, key_lengths, key_starts, causal, window, dropout)
+            if torch.compiler.is_compiling():
+                return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *asked)[0]
+            return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *asked)
+    outputs = [q_THK[:0]]
+    for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
+        q_NHLK = rows_as_block(q_THK, start, count, length, length)
+        if key_length == 0:
+            out_NHLK = torch.zeros_like(q_NHLK)
+        else:
+            k_NGLK = rows_as_block(k_TGK, key_start, count, key_length, spacing)
+            v_NGLK = rows_as_block(v_TGK, key_start, count, key_length, spacing)
+            out_NHLK = attend_block(q_NHLK, k_NGLK, v_NGLK, causal, window, bias_HR, dropout)
+        outputs.append(out_NHLK.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def attend_block(
+    q_NHLK: Tensor,
+    k_NGLK: Tensor,
+    v_NGLK: Tensor,
+    causal: bool,
+    window: int | None = None,
+    bias_HR: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The same on N sequences of one length and one number of keys, by ordinary operators: [N, H, L, K]."""
+    length, key_length = q_NHLK.shape[2], k_NGLK.shape[2]
+    mask: Tensor | None = None
+    if bias_HR is not None or window is not None or (causal and length != key_length):
+        distance_LM = distances(0, length, 0, key_length, key_length - length, q_NHLK.device)
+        mask = allowed(distance_LM, causal, window)
+        if bias_HR is not None:
+            mask = bias_at(bias_HR, distance_LM).to(q_NHLK.dtype).masked_fill(mask.logical_not(), float("-inf"))
+    return F.scaled_dot_product_attention(
+        q_NHLK,
+        k_NGLK,
+        v_NGLK,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and mask is None,
+        enable_gqa=q_NHLK.shape[1] != k_NGLK.shape[1],
+    )
+
+
+# ------------------------------------------------------------------------- one autograd function before all kernels
+
+
+def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Call:
+    """What is asked, with the kernel chosen for it."""
+    *_, window, dropout = asked
+    grouped, weighted = q_THK.shape[1] != k_TGK.shape[1], bias_HR is not None or dropout > 0
+    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *asked)
+
+
+def _module(call: Call) -> Any:
+    return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
+
+
+class _Attend(torch.autograd.Function):
+    """The rows of all sequences joined once, forward and backward.
+
+    As separate calls, each run's slices would send back gradients the size of the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Tensor:
+        ctx.call = _call(q_THK, k_TGK, bias_HR, *asked)
+        out_THK, log_sums = _module(ctx.call).forward(q_THK, k_TGK, v_TGK, bias_HR, ctx.call)
+        ctx.save_for_backward(q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums)
+        return out_THK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_THK: Tensor) -> tuple[Tensor | None, ...]:
+        grads = _module(ctx.call).backward(dout_THK, *ctx.saved_tensors, ctx.call)
+        return *grads, *(None,) * 7
+
+
+# The same as one operator that a compiler does not look into: it would make a guard of every length. Used only while
+# compiling; in eager mode the function above costs less per call.
+
+_ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_starts, bool causal, int? window, float dropout"
+
+
+@torch.library.custom_op(
+    "seqlab::attend",
+    mutates_args=(),
+    schema=f"(Tensor q, Tensor k, Tensor v, Tensor? bias, {_ASKED}) -> (Tensor, Tensor)",
+)
+def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
+    call = _call(q, k, bias, *asked)
+    return _module(call).forward(q, k, v, bias, call)
+
+
+@_opaque_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
+    kernel = _call(q, k, bias, *asked).kernel
+    log_sums = 0 if kernel == "efficient" else q.shape[0] * q.shape[1]
+    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=attend_tiles.sum_dtype(q.dtype))
+
+
+@torch.library.custom_op(
+    "seqlab::attend_backward",
+    mutates_args=(),
+    schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor log_sums, "
+    f"{_ASKED}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _opaque_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = _call(q, k, bias, *asked)
+    dq, dk, dv, dbias = _module(call).backward(dout, q, k, v, bias, out, log_sums, call)
+    return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
+
+
+@_opaque_backward.register_fake
+def _(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.causal, ctx.window, ctx.dropout = inputs
+    q, k, v, bias, *where = tensors
+    ctx.save_for_backward(q, k, v, bias, *output, *where)
+
+
+def _differentiate(ctx: Any, dout: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    dq, dk, dv, dbias = _opaque_backward(dout, *ctx.saved_tensors, ctx.causal, ctx.window, ctx.dropout)
+    return dq, dk, dv, None if ctx.saved_tensors[3] is None else dbias, *(None,) * 7
+
+
+_opaque_attend.register_autograd(_differentiate, setup_context=_save)
