@@ -10,8 +10,8 @@ A place is a token's number in its sequence; the last query stands at the last k
     window w               -w < d < w; as many keys as queries
     bias_HR                R = 2 r + 1 columns: head h adds bias[h, r + d] to a score; beyond -r and r, the outermost
 
-A query that reads nothing gets zeros. `attend_tiles.py` and `attend_packed.py` hold the fast kernels; one autograd
-function stands before all of them. The plain path is one block of ordinary operators per run.
+A query that reads nothing gets zeros. `attend_compiled.py`, `attend_tiles.py` and `attend_packed.py` hold the fast
+kernels; one autograd function stands before all of them. The plain path is one block of ordinary operators per run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers import attend_packed, attend_tiles
+from seqlab.layers import attend_compiled, attend_packed, attend_tiles
 from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block, runs_over
 from seqlab.layers.backend import is_fast
 
-Kernel = Literal["flash", "explicit", "varlen", "efficient"]
+Kernel = Literal["compiled", "flash", "explicit", "varlen", "efficient"]
 
 _WORDS = {
+    "compiled": "machine code of our own",
     "flash": "the CPU's flash kernel on runs of equal length",
     "explicit": "explicit probabilities on runs of equal length",
     "varlen": "varlen_attn on packed rows",
@@ -49,7 +50,7 @@ def choose(
     if weighted:
         return "explicit"
     if device.type == "cpu":
-        return "flash"
+        return "compiled" if attend_compiled.can_run(device, dtype, head_width) else "flash"
     if device.type == "cuda":
         half = dtype in (torch.float16, torch.bfloat16)
         if half and attend_packed.varlen_fits(device, head_width, window, grouped):
@@ -148,6 +149,8 @@ def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> 
 
 
 def _module(call: Call) -> Any:
+    if call.kernel == "compiled":
+        return attend_compiled
     return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
 
 

@@ -9,6 +9,7 @@ from seqlab.layers.attend import attend, attend_block
 from seqlab.layers.cache import tight
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions, places
+from seqlab.layers.product import Linear
 from seqlab.ragged import Ragged
 
 
@@ -51,8 +52,8 @@ class SelfAttention(SequenceLayer):
         self.positions = positions
         self.window = window
         self.dropout = dropout
-        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * (width // heads))
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, (heads + 2 * self.kv_heads) * (width // heads))
+        self.out = Linear(width, width)
 
     @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
@@ -118,9 +119,9 @@ class CrossAttention(nn.Module):
             raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(memory_width or width, 2 * self.kv_heads * (width // heads))
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(memory_width or width, 2 * self.kv_heads * (width // heads))
+        self.out = Linear(width, width)
 
     @torch.jit.unused
     def forward(self, x: Ragged, memory: Ragged) -> Ragged:

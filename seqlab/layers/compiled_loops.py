@@ -19,7 +19,7 @@ from seqlab.ragged import offsets_of, widths_of
 
 def can_run(x: Tensor) -> bool:
     """Whether there is machine code for tensors such as this one."""
-    return compiler.can_run("recurrence", x)
+    return compiler.can_run("recurrence", x.device, x.dtype)
 
 
 class _Batch(ctypes.Structure):

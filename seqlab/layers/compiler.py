@@ -29,9 +29,9 @@ SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 logger = logging.getLogger(__name__)
 
 
-def can_run(name: str, x: Tensor) -> bool:
-    """Whether native/<name>.cpp can be had for tensors such as this one."""
-    return x.device.type == "cpu" and x.dtype in SUFFIXES and library(name) is not None
+def can_run(name: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether native/<name>.cpp can be had for such tensors."""
+    return device.type == "cpu" and dtype in SUFFIXES and library(name) is not None
 
 
 def call(name: str, function: str, dtype: torch.dtype, batch: ctypes.Structure, *arguments: Tensor | int) -> Any:

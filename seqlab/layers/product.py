@@ -29,7 +29,8 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b for every row: [..., D] and [D', D] to [..., D']."""
     if not torch.jit.is_scripting():
-        if has_onednn(x) and is_fast() and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu"):
+        usual = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.dim() < 2
+        if has_onednn(x) and is_fast() and not usual:
             return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
     return F.linear(x, weight, bias)
 

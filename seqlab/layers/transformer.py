@@ -15,6 +15,7 @@ from seqlab.layers.backend import is_fast
 from seqlab.layers.cache import make_room, tight
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions
+from seqlab.layers.product import Linear
 
 Activation = Literal["gelu", "swiglu"]
 Norm = Literal["layer", "rms"]
@@ -31,8 +32,8 @@ class SwiGLU(nn.Module):
 def make_mlp(width: int, hidden: int, activation: Activation) -> nn.Sequential:
     """From D to D through `hidden` values; a gate doubles what the first map gives."""
     if activation == "swiglu":
-        return nn.Sequential(nn.Linear(width, 2 * hidden), SwiGLU(), nn.Linear(hidden, width))
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        return nn.Sequential(Linear(width, 2 * hidden), SwiGLU(), Linear(hidden, width))
+    return nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, width))
 
 
 def make_norm(width: int, kind: Norm) -> nn.Module:

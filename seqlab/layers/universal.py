@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions
+from seqlab.layers.product import Linear
 from seqlab.ragged import Ragged, joint_runs_of, rows_of, segments_of
 
 
@@ -124,11 +125,11 @@ class UniversalTransformer(SequenceLayer):
         self.rounds = 0
         self.signal = nn.Parameter(torch.randn(max_steps, width) * 0.02)
         self.attention_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, mlp_width), nn.GELU(), nn.Linear(mlp_width, width))
+        self.mlp = nn.Sequential(Linear(width, mlp_width), nn.GELU(), Linear(mlp_width, width))
         self.dropout = nn.Dropout(dropout)
         self.halting = None if threshold is None else nn.Linear(width, 1)
         self.norm = nn.LayerNorm(width)

@@ -39,12 +39,12 @@ class RowCounter(TorchDispatchMode):
             self.add(name, left, tuple(right.shape))
         if name == "_linear_pointwise":  # oneDNN's product, which takes the right factor transposed
             self.add("addmm", args[0], tuple(args[1].t().shape))
-        if func.namespace == "seqlab" and name in (
-            "lstm",
-            "gru",
-            "tanh",
-        ):  # in machine code; the recurrent product is with the second argument
+        machine_code = name if func.namespace == "seqlab" else ""
+        if machine_code in ("lstm", "gru", "tanh"):  # the recurrent product is with the second argument
             self.add("addmm", args[0], tuple(args[1].t().shape))
+        if machine_code == "attend_compiled":
+            lengths, key_lengths = args[3:5]
+            self.pairs.append(int((lengths * key_lengths).sum()))
         if "scaled_dot_product" in name:
             query, keys = args[:2]
             self.pairs.append(query.shape[0] * query.shape[2] * keys.shape[2])

@@ -75,7 +75,7 @@ struct Mask {
     }
 };
 
-// Scores of queries i ... i + rows, keys begin ... end, already multiplied: softmax in place. log_sums null in backward.
+// The scores of query i with keys from `begin` on, not yet scaled: softmax in place, and the log of its sum.
 template <class T> void softmax(T* scores, long columns, const Mask& mask, long i, long begin, T scale, T* log_sum) {
     constexpr long W = Vector<T>::size;
     const long low = mask.first(i) - begin, high = mask.end(i) - begin, n = columns;
@@ -110,6 +110,20 @@ template <class T> void block_keys(const Mask& mask, long i, long rows, long& be
     if (end < begin) end = begin;
 }
 
+// scores[i][j] = q_i . k_j for a few queries: then it does not pay to transpose the keys.
+template <class T>
+void few_scores(long rows, long n, long width, const T* q, long q_row, const T* k, long k_row, T* scores, long columns) {
+    for (long i = 0; i < rows; ++i)
+        for (long j = 0; j < n; ++j) {
+            V<T> sums = {};
+            for (long l = 0; l < width; l += Vector<T>::size)
+                sums += load<T>(q + i * q_row + l) * load<T>(k + j * k_row + l);
+            T sum = 0;
+            for (int l = 0; l < Vector<T>::size; ++l) sum += sums[l];
+            scores[i * columns + j] = sum;
+        }
+}
+
 template <class T>
 void forward(const Batch b, int threads, const T* q, long q_row, const T* k, long k_row, const T* v, long v_row, T* out,
              T* log_sums) {
@@ -125,16 +139,19 @@ void forward(const Batch b, int threads, const T* q, long q_row, const T* k, lon
             const Mask mask{b.lengths[s], b.key_lengths[s], b.causal, b.window};
             const long columns = padded(mask.key_length, W), block = mask.block(columns + 1, sizeof(T));
             const T *k_at = k + b.key_starts[s] * k_row + key_head * K, *v_at = v + b.key_starts[s] * v_row + key_head * K;
+            const bool few = mask.length < 4;
             keys.resize(K * columns), scores.resize(block * columns);
-            transpose(k_at, k_row, mask.key_length, K, keys.data(), columns);
+            if (!few) transpose(k_at, k_row, mask.key_length, K, keys.data(), columns);
             for (long head = key_head * group; head < (key_head + 1) * group; ++head)
                 for (long i = 0; i < mask.length; i += block) {
                     const long rows = mask.length - i < block ? mask.length - i : block, row = b.starts[s] + i;
                     long begin, end;
                     block_keys<T>(mask, i, rows, begin, end);
                     const long n = padded(end - begin, W);
-                    product<T, false, false>(rows, n, K, q + row * q_row + head * K, q_row, 1, keys.data() + begin, columns,
-                                             scores.data(), n);
+                    const T* q_at = q + row * q_row + head * K;
+                    if (few) few_scores(rows, end - begin, K, q_at, q_row, k_at + begin * k_row, k_row, scores.data(), n);
+                    else product<T, false, false>(rows, n, K, q_at, q_row, 1, keys.data() + begin, columns,
+                                                  scores.data(), n);
                     for (long r = 0; r < rows; ++r)
                         softmax(scores.data() + r * n, n, mask, i + r, begin, scale,
                                 log_sums + (row + r) * b.heads + head);

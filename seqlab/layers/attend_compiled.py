@@ -1,0 +1,114 @@
+"""Attention in machine code, all sequences and heads in one parallel loop: native/attention.cpp.
+
+As operators of torch its two functions are seen by its profiler and its counters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from seqlab.layers import compiler
+from seqlab.layers.attend_tiles import Call
+from seqlab.ragged import offsets_of, rows_of
+
+
+def can_run(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether there is machine code for this: heads must fill the processor's vectors."""
+    if not compiler.can_run("attention", device, dtype):
+        return False
+    return head_width % getattr(compiler.library("attention"), f"vector_{compiler.SUFFIXES[dtype]}")() == 0
+
+
+def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
+    """The output [T, H, K], and [T * H] sums of exponentials, as logarithms."""
+    starts = offsets_of(call.key_lengths)[:-1] if call.key_starts is None else call.key_starts
+    return _attend(q_THK, k_TGK, v_TGK, call.lengths, call.key_lengths, starts, call.causal, call.window or 0)
+
+
+def backward(
+    dout_THK: Tensor,
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    bias_HR: Tensor | None,
+    out_THK: Tensor,
+    log_sums: Tensor,
+    call: Call,
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    """The gradients of q, k and v."""
+    asked = (call.lengths, call.key_lengths, call.causal, call.window or 0)
+    if call.key_starts is None:
+        return *_attend_backward(dout_THK, q_THK, k_TGK, v_TGK, out_THK, log_sums, *asked), None
+    rows = rows_of(call.key_starts, call.key_lengths)  # sequences may share rows of keys, and between them may be room
+    k, v = k_TGK.index_select(0, rows), v_TGK.index_select(0, rows)
+    dq, *grads = _attend_backward(dout_THK, q_THK, k, v, out_THK, log_sums, *asked)
+    dk, dv = (x.new_zeros(x.shape).index_add_(0, rows, d) for x, d in zip((k_TGK, v_TGK), grads, strict=True))
+    return dq, dk, dv, None
+
+
+class _Batch(ctypes.Structure):
+    """`Batch` of attention.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("starts", "lengths", "key_starts", "key_lengths")),
+        *((name, ctypes.c_long) for name in ("sequences", "heads", "key_heads", "width", "causal", "window")),
+    )
+
+
+def _run(
+    name: str, where: list[Tensor], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, *rest: Tensor
+) -> None:
+    """Calls the function of that name; `where`: starts, lengths, key_starts, key_lengths."""
+    where = [tensor.contiguous() for tensor in where]
+    pointers = [tensor.data_ptr() for tensor in where]
+    batch = _Batch(*pointers, len(where[0]), q.shape[1], k.shape[1], q.shape[2], causal, window)
+    factors = (q, q.stride(0), k, k.stride(0), v, v.stride(0))
+    compiler.call("attention", name, q.dtype, batch, *factors, *rest)
+
+
+def _rows(x_THK: Tensor) -> Tensor:
+    """Itself where the heads of a row lie side by side, as in a slice of a joint projection; else a copy."""
+    return x_THK if x_THK.stride()[1:] == (x_THK.shape[2], 1) else x_THK.contiguous()
+
+
+@custom_op("seqlab::attend_compiled", mutates_args=())
+def _attend(
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
+    key_starts: Tensor,
+    causal: bool,
+    window: int,
+) -> tuple[Tensor, Tensor]:
+    q, k, v = _rows(q_THK), _rows(k_TGK), _rows(v_TGK)
+    out_THK = q_THK.new_empty(q_THK.shape)
+    log_sums = q_THK.new_empty(q_THK.shape[0] * q_THK.shape[1])
+    where = [offsets_of(lengths)[:-1], lengths, key_starts, key_lengths]
+    _run("attend", where, q, k, v, causal, window, out_THK, log_sums)
+    return out_THK, log_sums
+
+
+@custom_op("seqlab::attend_compiled_backward", mutates_args=())
+def _attend_backward(
+    dout_THK: Tensor,
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    out_THK: Tensor,
+    log_sums: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
+    causal: bool,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _rows(q_THK), _rows(k_TGK), _rows(v_TGK)
+    dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
+    where = [offsets_of(lengths)[:-1], lengths, offsets_of(key_lengths)[:-1], key_lengths]
+    _run("attend_backward", where, q, k, v, causal, window, out_THK, log_sums, dout_THK.contiguous(), dq, dk, dv)
+    return dq, dk, dv
