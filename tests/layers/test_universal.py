@@ -47,11 +47,11 @@ def alone(layer: UniversalTransformer, x: Tensor, lengths: list[int]) -> tuple[T
 
 def differences(name: str, lengths: list[int], dtype: torch.dtype) -> tuple[float, float, float]:
     """Of the outputs and remainders, of the inputs' gradient, of all parameters' gradients; N must be the same."""
+    layer = make(name, dtype)
+    x = torch.randn(sum(lengths), WIDTH).to(dtype).requires_grad_()
     default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(dtype)  # the reference makes its angles in it
     try:
-        layer = make(name, dtype)
-        x = torch.randn(sum(lengths), WIDTH, requires_grad=True)
         y, rounds, remainders, _ = layer.ponder(x, torch.tensor(lengths, dtype=torch.int64), None, False)
         expected, expected_rounds, expected_remainders = alone(layer, x, lengths)
         assert rounds.tolist() == expected_rounds
