@@ -22,6 +22,7 @@ from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
+from seqlab.layers.kernels import kernels
 from seqlab.layers.transformer import compile_blocks
 from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
@@ -52,6 +53,11 @@ class Experiment:
     @property
     def bundle(self) -> bundle.Bundle:
         return bundle.Bundle(self.task, self.corpus.tokenizer)
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What computes which part of the model."""
+        return kernels(self.task.model, self.device, self.dtype)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run is continued, for run.json."""

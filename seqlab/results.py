@@ -13,7 +13,7 @@ from seqlab.serving.predictor import Predictor
 
 
 def describe(parts: Experiment) -> str:
-    """What is about to be trained on what, in two lines."""
+    """What is about to be trained on what, in three lines."""
     splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
     rows = ", ".join(
         f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens" for split, report in splits.items()
@@ -21,8 +21,10 @@ def describe(parts: Experiment) -> str:
     cut = sum(report["over_long_rows"] for report in splits.values())
     policy = f"; {cut:,} of them too long (over_long={parts.loaders['train'].examples.over_long})" if cut else ""
     parameters = parts.identity()["parameters"]
+    kernels = ", ".join(f"{part} by {kernel}" for part, kernel in parts.kernels.items())
     return (
         f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.facts['vocabulary']:,} tokens, {parts.device}"
+        f"\nkernels: {kernels}"
     )
 
 

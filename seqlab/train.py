@@ -30,7 +30,8 @@ def job(command: Command) -> None:
         with RunLog(folder.path, shown, shown_text, parts.loaders["train"].examples.lengths.tolist()) as log:
             trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
             folder.begin(text, runs.provenance(command))
-            folder.record(**parts.identity(), data_facts=parts.corpus.facts, **trainer.throughput.facts())
+            facts = {**parts.identity(), **trainer.throughput.facts(), "kernels": parts.kernels}
+            folder.record(**facts, data_facts=parts.corpus.facts)
             if continues:
                 trainer.resume()
             state = trainer.fit()

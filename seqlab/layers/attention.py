@@ -57,9 +57,12 @@ class SelfAttention(SequenceLayer):
 
     @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
-        pairs = int((lengths * (lengths + 1) // 2 if self.causal else lengths * lengths).sum())
+        reach = lengths if self.window is None else lengths.clamp(max=self.window)
+        pairs = reach * lengths - reach * (reach - 1) // 2  # causal: query i reads min(i + 1, reach) keys
+        if not self.causal:
+            pairs = 2 * pairs - lengths
         weights = self.qkv.weight.numel() + self.out.weight.numel()
-        return 6.0 * weights * int(lengths.sum()) + 12.0 * self.out.in_features * pairs
+        return 6.0 * weights * int(lengths.sum()) + 12.0 * self.out.in_features * int(pairs.sum())
 
     @torch.jit.export
     def core(

@@ -41,7 +41,7 @@ class Cell(Protocol):
     def __call__(self, x_B: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
 
 
-class _GatedCell(nn.Module):
+class GatedCell(nn.Module):
     """Parameters in the layout of torch.nn (`weight_ih` [G * H, I], `weight_hh` [G * H, H], two biases [G * H])."""
 
     def __init__(self, input_size: int, hidden_size: int, gates: int) -> None:
@@ -65,7 +65,7 @@ class _GatedCell(nn.Module):
         return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
 
 
-class TanhCell(_GatedCell):
+class TanhCell(GatedCell):
     """Elman's recurrence (1990): h = tanh(W x + U h + b)."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -86,7 +86,7 @@ class TanhCell(_GatedCell):
         return unroll_tanh(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
 
-class LSTMCell(_GatedCell):
+class LSTMCell(GatedCell):
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gates (Gers et al. 2000); gates i, f, g, o."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -115,7 +115,7 @@ class LSTMCell(_GatedCell):
         return unroll_lstm(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
 
-class GRUCell(_GatedCell):
+class GRUCell(GatedCell):
     """Gated recurrent unit (Cho et al. 2014), with the reset gate after the product, as in torch.nn; gates r, z, n."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
+from seqlab.layers.product import affine, multiply
 
 IGNORED = -100  # a target that is not predicted: its row adds nothing
 
@@ -73,23 +74,18 @@ class _ChunkedLoss(torch.autograd.Function):
         losses_T = torch.empty_like(targets_T, dtype=wide)
         learning = wants_h or wants_w or wants_b
 
-        rows = min(chunk_rows(w_VD.shape[0], h_TD.device), h_TD.shape[0])
-        product_NV = h_TD.new_empty(rows, w_VD.shape[0])
-        z_NV = product_NV if dtype == wide else torch.empty_like(product_NV, dtype=wide)
-        for start in range(0, h_TD.shape[0], max(rows, 1)):
+        rows = chunk_rows(w_VD.shape[0], h_TD.device)
+        for start in range(0, h_TD.shape[0], rows):
             chunk = slice(start, start + rows)
             h = h_TD[chunk]
-            product, z = product_NV[: len(h)], z_NV[: len(h)]
-            torch.addmm(b_V, h, w_VD.t(), out=product)
-            if dtype != wide:
-                z.copy_(product)
+            product = affine(h, w_VD, b_V)
+            z = product.to(wide)  # itself, where that is its dtype
             losses_T[chunk] = _cross_entropy(z, targets_T[chunk], smoothing, learning)
-            if dtype != wide and learning:
-                product.copy_(z)
+            product = z.to(dtype)
             if dh_TD is not None:
-                torch.mm(product, w_VD, out=dh_TD[chunk])
+                dh_TD[chunk] = multiply(product, w_VD)
             if dw_VD is not None:
-                dw_VD.addmm_(product.t(), h) if dtype == wide else dw_VD.add_(product.t() @ h)
+                dw_VD += multiply(product.t(), h)
             if db_V is not None:
                 db_V += z.sum(0)
         ctx.save_for_backward(dh_TD, dw_VD, db_V)

@@ -35,9 +35,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+# For code that computes its own gradients:
+
+
+def affine(x_TD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b of matrices."""
+    return _product(x_TD, weight, bias) if has_onednn(x_TD) else F.linear(x_TD, weight, bias)
+
+
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a b of two matrices, for code that computes its own gradients."""
-    return _product(a, b.t(), None) if has_onednn(a) else a @ b
+    """a b of two matrices."""
+    return affine(a, b.t(), None) if has_onednn(a) else a @ b
 
 
 def has_onednn(x: Tensor) -> bool:
@@ -45,11 +53,16 @@ def has_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product is not None
 
 
+def in_words(device: torch.device, dtype: torch.dtype) -> str:
+    """What multiplies, for people."""
+    return "oneDNN" if has_onednn(torch.empty(1, dtype=dtype, device=device)) else "torch's own product"
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_TD, weight)
-        return _product(x_TD, weight, bias)
+        return affine(x_TD, weight, bias)
 
     @staticmethod
     @once_differentiable

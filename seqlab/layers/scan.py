@@ -53,6 +53,13 @@ def linear_recurrence(
     return h_TH, last_BH
 
 
+def in_words(device: torch.device) -> str:
+    """What scans, for people."""
+    if compiled_loops.can_run(torch.empty(1, device=device)):
+        return "machine code of our own"
+    return "a loop of torch's operators" if device.type == "cpu" else "a scan by halving"
+
+
 class _LinearRecurrence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -133,7 +140,7 @@ def _halve(a_TH: Tensor, b_TH: Tensor, lengths: Tensor) -> Tensor:
     return h_TH.index_copy_(0, even, h_even)
 
 
-class _MinimalCell(nn.Module):
+class MinimalCell(nn.Module):
     """A cell whose gates read the token alone: `project` gives a and b of h_t = a_t h_{t-1} + b_t, [T, 2 H]."""
 
     def __init__(self, input_size: int, hidden_size: int, gates: int) -> None:
@@ -165,7 +172,7 @@ def positive(x: Tensor) -> Tensor:
     return x.clamp(min=0) + torch.sigmoid(-F.relu(-x))
 
 
-class MinGRUCell(_MinimalCell):
+class MinGRUCell(MinimalCell):
     """minGRU (Feng et al. 2024, section 3.1): h_t = (1 - z) * h_{t-1} + z * g(candidate); gates z, candidate.
 
     The candidate goes through g, as in the version of appendix B that the paper trains.
@@ -180,7 +187,7 @@ class MinGRUCell(_MinimalCell):
         return torch.cat([torch.sigmoid(-z), torch.sigmoid(z) * positive(candidate)], 1)
 
 
-class MinLSTMCell(_MinimalCell):
+class MinLSTMCell(MinimalCell):
     """minLSTM (Feng et al. 2024, section 3.2): h_t = f / (f + i) * h_{t-1} + i / (f + i) * g(candidate); gates f, i,
     candidate.
 

@@ -85,7 +85,8 @@ def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tens
 class UniversalTransformer(SequenceLayer):
     """One block for up to `max_steps` rounds, each token halting by itself, then a norm.
 
-    `rounds` is, after a forward pass, how many rounds all its tokens ran together: what there was to compute.
+    `rounds` is, after a forward pass, how many rounds all its tokens, `read` in number, ran together: what there was to
+    compute.
 
     Args:
         width: model width D.
@@ -122,7 +123,7 @@ class UniversalTransformer(SequenceLayer):
         self.causal = causal
         self.epsilon = 0.0 if threshold is None else 1 - threshold
         self.positions = positions
-        self.rounds = 0
+        self.rounds, self.read = 0, 0
         self.signal = nn.Parameter(torch.randn(max_steps, width) * 0.02)
         self.attention_norm = nn.LayerNorm(width)
         self.query = Linear(width, width)
@@ -146,6 +147,15 @@ class UniversalTransformer(SequenceLayer):
         if self.halting is not None:
             nn.init.normal_(self.halting.weight, std=0.02)
             nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        """As if every token ran as many rounds as the mean of the last forward pass, and read in each what it may."""
+        pairs = int((lengths * (lengths + 1) // 2 if self.causal else lengths * lengths).sum())
+        maps = nn.ModuleList([self.query, self.key_value, self.out, self.mlp])
+        weights = sum(parameter.numel() for parameter in maps.parameters() if parameter.dim() == 2)
+        once = 6.0 * weights * int(lengths.sum()) + 12.0 * self.out.in_features * pairs
+        return once * (self.rounds / self.read if self.read else 1)
 
     @torch.jit.unused
     def forward(self, x: Ragged) -> Ragged:
@@ -260,7 +270,7 @@ class UniversalTransformer(SequenceLayer):
                 mean, rest, h = mean.index_select(0, stay), rest.index_select(0, stay), h.index_select(0, stay)
             rest = rest - h
 
-        self.rounds = int(N.sum())
+        self.rounds, self.read = int(N.sum()), total
         back = torch.argsort(torch.cat(halted)).to(device)
         y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
         R_T = torch.cat(rests).index_select(0, back)

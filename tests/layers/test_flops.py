@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.layers import reference
+from seqlab.layers.attention import SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
-from seqlab.layers.positions import RotaryPositions
+from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.models.language_model import LanguageModel
 
@@ -132,3 +134,23 @@ def test_a_language_model_adds_its_head_and_nothing_for_the_embedding() -> None:
     ):
         whole = LanguageModel(encoder, 13).flops(lengths)
         assert whole == encoder.stack.flops(lengths) + 6 * WIDTH * 13 * 7
+
+
+def test_a_universal_transformer_claims_its_rounds() -> None:
+    layer = UniversalTransformer(WIDTH, 2, 3, 11, False, NoPositions(WIDTH, WIDTH // 2), threshold=None)
+    stack = TransformerStack(WIDTH, 2, 3, 11, False, NoPositions(WIDTH, WIDTH // 2))
+    lengths = torch.tensor([5, 0, 2])
+    assert 3 * layer.flops(lengths) == stack.flops(lengths)  # nothing has been read yet
+    layer.core(torch.randn(7, WIDTH), lengths)
+    assert layer.flops(lengths) == stack.flops(lengths)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+def test_a_window_claims_the_pairs_in_it(causal: bool, window: int) -> None:
+    whole = SelfAttention(WIDTH, 2, causal, NoPositions(WIDTH, WIDTH // 2))
+    part = SelfAttention(WIDTH, 2, causal, NoPositions(WIDTH, WIDTH // 2), window=window)
+    lengths = torch.tensor([5, 0, 2, 1])
+    pairs = [(i, j, n) for n in lengths.tolist() for i in range(n) for j in range(n) if not causal or j <= i]
+    outside = sum(abs(i - j) >= window for i, j, _ in pairs)
+    assert whole.flops(lengths) - part.flops(lengths) == 12.0 * WIDTH * outside

@@ -165,6 +165,8 @@ class Watch(TorchDispatchMode):
         if func.overloadpacket.__name__ in ("mm", "addmm", "addmm_"):
             left, right = args[-2:]
             self.flops += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        if func.overloadpacket.__name__ == "_linear_pointwise":  # oneDNN's product, its right factor transposed
+            self.flops += 2 * args[0].numel() * args[1].shape[0]
         return out
 
 
