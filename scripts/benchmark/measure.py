@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -90,20 +91,12 @@ def interleaved(sides: Mapping[str, Callable[[], object]], options: Options) -> 
     return {name: taken[1:] for name, taken in times.items()}
 
 
-def versus(
-    times: Times, ours: str, theirs: str, tokens: Mapping[str, float], what: str, against: str, **more: Any
-) -> Row:
-    """A row of real tokens (or other work) per second: how many times faster, by round."""
-    rates = {side: [tokens[side] / taken for taken in times[side]] for side in (ours, theirs)}
-    return Row(
-        what,
-        against,
-        values=[a / b for a, b in zip(rates[ours], rates[theirs], strict=True)],
-        ours=statistics.median(rates[ours]),
-        theirs=statistics.median(rates[theirs]),
-        samples={side: times[side] for side in (ours, theirs)},
-        **more,
-    )
+def versus(times: Times, ours: str, theirs: str, work: Mapping[str, float], what: str, **more: Any) -> Row:
+    """A row of real tokens (or other work of a turn) per second, and how many times faster, by round."""
+    rates = {side: [work[side] / taken for taken in times[side]] for side in (ours, theirs)}
+    values = [a / b for a, b in zip(rates[ours], rates[theirs], strict=True)]
+    middle, samples = {side: statistics.median(rates[side]) for side in rates}, {side: times[side] for side in rates}
+    return Row(what, theirs, values, ours=middle[ours], theirs=middle[theirs], samples=samples, **more)
 
 
 def agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float = 1e-4) -> float:
@@ -124,34 +117,38 @@ def agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: f
     return worst
 
 
-def peak_bytes(build: Callable[..., tuple[Callable[[], object], Callable[[], object]]], *arguments: Any) -> int:
-    """The most memory a step holds beyond what was held when it began, in a fresh process (Linux only).
+def peak_bytes(build: Callable[..., Sequence[Callable[[], object]]], *arguments: Any) -> list[int]:
+    """The most memory that each step holds beyond what was held when it began, in a fresh process (Linux only).
 
-    `build(*arguments)` gives a small step, which warms up, and the step.
+    `build(*arguments)` gives a small step, which warms up, and then those to be measured.
     """
     if not os.access("/proc/self/clear_refs", os.W_OK):
         raise Skipped("peak memory is read from /proc, which this system does not have")
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(sender, torch.get_num_threads(), build, arguments))
-    process.start()
+    process = context.Process(target=_peaks, args=(sender, torch.get_num_threads(), build, arguments))
+    with mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536"):  # what is freed goes back to the system
+        process.start()
     sender.close()
     try:
-        return int(receiver.recv())
+        return list(receiver.recv())
     except EOFError as error:
         raise Skipped("the process that measures memory died, perhaps for want of it") from error
     finally:
         process.join()
 
 
-def _peak(sender: Connection, threads: int, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _peaks(sender: Connection, threads: int, build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(threads)
-    small, step = build(*arguments)
+    small, *steps = build(*arguments)
     small()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak, from now on
-    before = _held("VmRSS")
-    step()
-    sender.send(_held("VmHWM") - before)
+    peaks = []
+    for step in steps:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak, from now on
+        before = _held("VmRSS")
+        step()
+        peaks.append(_held("VmHWM") - before)
+    sender.send(peaks)
 
 
 def _held(name: str) -> int:

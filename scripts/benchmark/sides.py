@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,8 @@ from seqlab.layers.transformer import TransformerStack
 from seqlab.models.encoders import TransformerEncoder
 from seqlab.models.language_model import LanguageModel
 
-Pairs = Callable[[Callable[[nn.Parameter], Tensor]], dict[str, tuple[Tensor, Tensor]]]
+Paired = dict[str, tuple[Tensor, Tensor]]
+Pairs = Callable[[Callable[[Tensor], Tensor]], Paired]
 CELLS = {"LSTM": (LSTMCell, nn.LSTM), "GRU": (GRUCell, nn.GRU)}
 
 
@@ -98,139 +99,24 @@ def packed_step(model: nn.RNNBase, x_TD: Tensor, gradient_TD: Tensor, layout: La
 
 
 def batch_of(width: int, lengths: Tensor) -> tuple[Tensor, Tensor, Layout]:
-    """A batch, and a gradient for the output to send back."""
-    generator = torch.Generator().manual_seed(1)
+    """Random rows, and a gradient for the output to send back."""
     layout = Layout(lengths)
-    x, gradient = torch.randn(2, layout.total, width, generator=generator)
+    x, gradient = torch.randn(2, layout.total, width, generator=torch.Generator().manual_seed(1))
     return x, gradient, layout
 
 
-def recurrent_steps(cell: str, width: int, lengths: Tensor) -> tuple[dict[str, Step], Pairs]:
-    """seqlab, PackedSequence and padding."""
-    ours_cell, theirs_cell = CELLS[cell]
-    torch.manual_seed(0)
-    ours: Any = RecurrentStack(width, width, ours_cell)
-    theirs = theirs_cell(width, width, batch_first=True)
-    mine = dict(ours.layers[0][0].cell.named_parameters())
-
-    def pairs(of: Callable[[nn.Parameter], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        return {name: (of(mine[name]), of(getattr(theirs, f"{name}_l0"))) for name in mine}
-
-    share(pairs)
-    rows = batch_of(width, lengths)
-    return {
-        "seqlab": seqlab_step(ours, *rows),
-        "PackedSequence": packed_step(theirs, *rows),
-        "padded": padded_step(theirs, lambda x, mask: theirs(x)[0], *rows),
-    }, pairs
-
-
-def transformer_steps(width: int, lengths: Tensor) -> tuple[dict[str, Step], Pairs]:
-    """seqlab and padding: pre-norm encoders with the exact GELU, without positions, embedding or dropout.
-
-    The peer is RoBERTa-PreLayerNorm: BERT's size and code, with the norms where seqlab has them.
-    """
-    torch.manual_seed(0)
-    ours: Any = TransformerStack(width, width // HEAD, LAYERS, 4 * width, False, NoPositions(width, HEAD))
-    steps = {"seqlab": seqlab_step(ours, *batch_of(width, lengths))}
-    config = huggingface().RobertaPreLayerNormConfig(
-        vocab_size=1,
-        pad_token_id=0,
-        hidden_size=width,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=width // HEAD,
-        intermediate_size=4 * width,
-        hidden_act="gelu",
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        layer_norm_eps=1e-5,
-    )
-    from transformers import RobertaPreLayerNormModel
-    from transformers.masking_utils import create_bidirectional_mask
-
-    theirs = RobertaPreLayerNormModel(config, add_pooling_layer=False)
-    theirs.embeddings = nn.Identity()  # both sides read vectors
-
-    def call(x: Tensor, mask: Tensor) -> Tensor:
-        wide = create_bidirectional_mask(config=theirs.config, inputs_embeds=x, attention_mask=mask)
-        return theirs.LayerNorm(theirs.encoder(x, attention_mask=wide)[0])
-
-    def modules() -> Iterable[tuple[str, nn.Module, nn.Module]]:
-        yield "norm", ours.norm, theirs.LayerNorm
-        for i, (a, b) in enumerate(zip(ours.blocks, theirs.encoder.layer, strict=True)):
-            yield f"{i} attention norm", a.attention_norm, b.attention.LayerNorm
-            yield f"{i} attention out", a.attention.out, b.attention.output.dense
-            yield f"{i} mlp norm", a.mlp_norm, b.intermediate.LayerNorm
-            yield f"{i} mlp in", a.mlp[0], b.intermediate.dense
-            yield f"{i} mlp out", a.mlp[2], b.output.dense
-
-    def pairs(of: Callable[[nn.Parameter], Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        found = {}
-        for name, a, b in modules():
-            found[f"{name} weight"], found[f"{name} bias"] = (of(a.weight), of(b.weight)), (of(a.bias), of(b.bias))
-        for i, (a, b) in enumerate(zip(ours.blocks, theirs.encoder.layer, strict=True)):
-            its = b.attention.self
-            for k, part in enumerate((its.query, its.key, its.value)):
-                found[f"{i} {'qkv'[k]} weight"] = of(a.attention.qkv.weight).chunk(3)[k], of(part.weight)
-                if k != 1:  # a bias of the keys moves all scores of a query alike: its gradient is rounding
-                    found[f"{i} {'qkv'[k]} bias"] = of(a.attention.qkv.bias).chunk(3)[k], of(part.bias)
-        return found
-
-    share(pairs)
-    steps["padded"] = padded_step(theirs, call, *batch_of(width, lengths))
-    return steps, pairs
-
-
-def language_models(
-    vocabulary: int, width: int, heads: int, max_length: int, dropout: float
-) -> tuple[LanguageModel, Any]:
-    """seqlab's causal Transformer and GPT-2 of the same arithmetic and weights; the head's bias is 0 and stays."""
-    torch.manual_seed(0)
-    positions = partial(LearnedPositions, max_length=max_length)
-    ours = LanguageModel(
-        TransformerEncoder(vocabulary, positions, width, LAYERS, heads, causal=True, dropout=dropout), vocabulary
-    )
-    ours.head.bias.requires_grad_(False)
-    peers = huggingface()
-    theirs = peers.GPT2LMHeadModel(
-        peers.GPT2Config(
-            vocab_size=vocabulary,
-            n_positions=max_length,
-            n_embd=width,
-            n_layer=LAYERS,
-            n_head=heads,
-            activation_function="gelu",
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=0.0,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
-    share(partial(language_model_pairs, ours, theirs))
-    return ours, theirs
-
-
-def language_model_pairs(
-    ours: Any, theirs: Any, of: Callable[[nn.Parameter], Tensor]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    encoder, other = ours.encoder, theirs.transformer
-    found = {
-        "embedding": (of(encoder.embedding.weight), of(other.wte.weight)),
-        "positions": (of(encoder.embedding.positions.table), of(other.wpe.weight)),
-    }
-    norms = [("norm", encoder.stack.norm, other.ln_f)]
-    for i, (a, b) in enumerate(zip(encoder.stack.blocks, other.h, strict=True)):
-        norms += [(f"{i} attention norm", a.attention_norm, b.ln_1), (f"{i} mlp norm", a.mlp_norm, b.ln_2)]
-        linears = (a.attention.qkv, b.attn.c_attn), (a.attention.out, b.attn.c_proj)
-        for k, (mine, yours) in enumerate((*linears, (a.mlp[0], b.mlp.c_fc), (a.mlp[2], b.mlp.c_proj))):
-            found[f"{i} linear {k}"] = of(mine.weight), of(yours.weight).t()  # stored the other way round
-            found[f"{i} bias {k}"] = of(mine.bias), of(yours.bias)
-    for name, mine, yours in norms:
-        found[f"{name} weight"], found[f"{name} bias"] = (
-            (of(mine.weight), of(yours.weight)),
-            (of(mine.bias), of(yours.bias)),
-        )
+def paired(ours: nn.Module, theirs: nn.Module, names: dict[str, str], of: Callable[[Tensor], Tensor]) -> Paired:
+    """`of` every parameter of ours and of theirs; `names`: path of a module to that of theirs, or to those it joins."""
+    found: Paired = {}
+    for path, paths in names.items():
+        parts = [theirs.get_submodule(part.strip()) for part in paths.split("+")]
+        for k, part in enumerate(parts):
+            both = zip(ours.get_submodule(path).named_parameters(recurse=False), part.parameters(False), strict=True)
+            for (name, mine), yours in both:
+                if len(parts) == 3 and k == 1 and name == "bias":
+                    continue  # it moves all scores of a query alike: its gradient is rounding
+                turned = type(part).__name__ == "Conv1D" and mine.dim() == 2  # stored the other way round
+                found[f"{path}.{name} {k}"] = of(mine).chunk(len(parts))[k], of(yours).t() if turned else of(yours)
     return found
 
 
@@ -238,15 +124,7 @@ def language_model_pairs(
 def share(pairs: Pairs, back: bool = False) -> None:
     """Their weights become ours, or, going back, ours become theirs."""
     for mine, yours in pairs(lambda parameter: parameter.data).values():
-        if back:
-            mine.copy_(yours)
-        else:
-            yours.copy_(mine)
-
-
-def gradient(parameter: nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+        _ = mine.copy_(yours) if back else yours.copy_(mine)
 
 
 def agreement(ours: Step, theirs: Step, pairs: Pairs) -> float:
@@ -256,6 +134,85 @@ def agreement(ours: Step, theirs: Step, pairs: Pairs) -> float:
         Disagreement: too far to be rounding.
     """
     mine, yours = ours.results(), theirs.results()
-    for name, (a, b) in pairs(gradient).items():
+    for name, (a, b) in pairs(lambda parameter: parameter.grad).items():  # type: ignore[return-value, arg-type]
         mine[name], yours[name] = a, b
     return agree(mine, yours)
+
+
+def recurrent_steps(cell: str, width: int, lengths: Tensor) -> tuple[dict[str, Step], Pairs]:
+    """One layer: seqlab, PackedSequence and padding."""
+    torch.manual_seed(0)
+    ours_cell, theirs_cell = CELLS[cell]
+    ours, theirs = RecurrentStack(width, width, ours_cell), theirs_cell(width, width, batch_first=True)
+    pairs = partial(paired, ours, theirs, {"layers.0.0.cell": ""})
+    share(pairs)
+    batch = batch_of(width, lengths)
+    steps = {
+        "seqlab": seqlab_step(ours, *batch),
+        "PackedSequence": packed_step(theirs, *batch),
+        "padded": padded_step(theirs, lambda x, mask: theirs(x)[0], *batch),
+    }
+    return steps, pairs
+
+
+def transformer_steps(width: int, lengths: Tensor) -> tuple[dict[str, Step], Pairs]:
+    """seqlab and padding: pre-norm encoders with the exact GELU, without positions, embedding or dropout.
+
+    The peer is RoBERTa-PreLayerNorm: BERT's size and code, with the norms where seqlab has them.
+    """
+    torch.manual_seed(0)
+    heads = width // HEAD
+    ours = TransformerStack(width, heads, LAYERS, 4 * width, False, NoPositions(width, HEAD))
+    config = huggingface().RobertaPreLayerNormConfig(
+        vocab_size=1, pad_token_id=0, hidden_size=width, num_hidden_layers=LAYERS, num_attention_heads=heads,
+        intermediate_size=4 * width, hidden_act="gelu", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        layer_norm_eps=1e-5,
+    )  # fmt: skip
+    from transformers import RobertaPreLayerNormModel
+    from transformers.masking_utils import create_bidirectional_mask
+
+    theirs = RobertaPreLayerNormModel(config, add_pooling_layer=False)
+    theirs.embeddings = nn.Identity()  # both sides read vectors
+    names = {"norm": "LayerNorm"}
+    for i in range(LAYERS):
+        a, b = f"blocks.{i}", f"encoder.layer.{i}"
+        qkv = " + ".join(f"{b}.attention.self.{part}" for part in ("query", "key", "value"))
+        names |= {f"{a}.attention_norm": f"{b}.attention.LayerNorm", f"{a}.attention.qkv": qkv}
+        names |= {f"{a}.attention.out": f"{b}.attention.output.dense", f"{a}.mlp_norm": f"{b}.intermediate.LayerNorm"}
+        names |= {f"{a}.mlp.0": f"{b}.intermediate.dense", f"{a}.mlp.2": f"{b}.output.dense"}
+    pairs = partial(paired, ours, theirs, names)
+    share(pairs)
+
+    def call(x: Tensor, mask: Tensor) -> Tensor:
+        wide = create_bidirectional_mask(config=theirs.config, inputs_embeds=x, attention_mask=mask)
+        return theirs.LayerNorm(theirs.encoder(x, attention_mask=wide)[0])
+
+    batch = batch_of(width, lengths)
+    return {"seqlab": seqlab_step(ours, *batch), "Hugging Face": padded_step(theirs, call, *batch)}, pairs
+
+
+def language_models(
+    vocabulary: int, width: int, heads: int, max_length: int, dropout: float
+) -> tuple[LanguageModel, Any, Pairs]:
+    """seqlab's causal Transformer and GPT-2 of the same arithmetic and weights; the head's bias is 0 and stays."""
+    torch.manual_seed(0)
+    positions = partial(LearnedPositions, max_length=max_length)
+    encoder = TransformerEncoder(vocabulary, positions, width, LAYERS, heads, causal=True, dropout=dropout)
+    ours = LanguageModel(encoder, vocabulary)
+    ours.head.bias.requires_grad_(False)
+    peers = huggingface()
+    config = peers.GPT2Config(
+        vocab_size=vocabulary, n_positions=max_length, n_embd=width, n_layer=LAYERS, n_head=heads,
+        activation_function="gelu", resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=0.0,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    theirs = peers.GPT2LMHeadModel(config)
+    names = {"embedding": "wte", "embedding.positions": "wpe", "stack.norm": "ln_f"}
+    for i in range(LAYERS):
+        a, b = f"stack.blocks.{i}", f"h.{i}"
+        names |= {f"{a}.attention_norm": f"{b}.ln_1", f"{a}.mlp_norm": f"{b}.ln_2"}
+        names |= {f"{a}.attention.qkv": f"{b}.attn.c_attn", f"{a}.attention.out": f"{b}.attn.c_proj"}
+        names |= {f"{a}.mlp.0": f"{b}.mlp.c_fc", f"{a}.mlp.2": f"{b}.mlp.c_proj"}
+    pairs = partial(paired, encoder, theirs.transformer, names)
+    share(pairs)
+    return ours, theirs, pairs

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmark.measure import Options, Row, Skipped
-from benchmark.sides import huggingface, language_model_pairs, language_models, share
+from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
@@ -53,7 +53,9 @@ class Turns:
         self.examples = Examples(corpus.splits["train"], MAX_LENGTH, "split")
         judged = Examples(corpus.splits["validation"], MAX_LENGTH, "split")
         self.judged = Loader(judged, TOKENS, seed=0, first_batches=options.size(10, 1))
-        self.ours, self.theirs = language_models(len(corpus.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT)
+        self.ours, self.theirs, self.pairs = language_models(
+            len(corpus.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT
+        )
         self.task = LanguageModeling(self.ours, lossless=False)
         self.stand(0.0, float("inf"))
 
@@ -127,7 +129,7 @@ def train_huggingface(turns: Turns, sampling: str) -> None:
             if state.global_step % turns.every:
                 return
             self.seconds += time.perf_counter() - self.since
-            share(partial(language_model_pairs, turns.ours, turns.theirs), back=True)
+            share(turns.pairs, back=True)
             turns.stand(self.seconds, evaluate(turns.task, turns.judged.batches(0))["loss"])
             self.since = time.perf_counter()
 

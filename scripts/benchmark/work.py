@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,7 @@ def transformer_flops(width: int, lengths: Tensor) -> float:
     return LAYERS * (6.0 * 12 * width**2 * int(lengths.sum()) + 12.0 * width * int((lengths**2).sum()))
 
 
-def gemms(shapes: list[tuple[int, int, int]]) -> dict[str, Callable[[], object]]:
+def gemms(shapes: Sequence[tuple[int, int, int]]) -> dict[str, Callable[[], object]]:
     """Products [m, k] x [k, n] as sides, to take turns with what is measured."""
     factors = [(torch.randn(m, k), torch.randn(k, n)) for m, k, n in shapes]
     return {f"GEMM {m} {k} {n}": lambda a=a, b=b: a @ b for (m, k, n), (a, b) in zip(shapes, factors, strict=True)}
