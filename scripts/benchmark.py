@@ -29,7 +29,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="PATTERN", default="", help="rows whose name contains it (a regular expression)"
     )
-    parser.add_argument("--rounds", type=int, help="turns of each side (7); fewer where a row would take over 10 s")
+    parser.add_argument("--rounds", type=int, help="turns of each side (7); fewer where a row would take over 8 s")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: does everything run? The figures mean nothing"

@@ -32,7 +32,7 @@ class Options:
     """How much to measure: `rounds` of every row, fewer (at least 3) where they would take more than `seconds`."""
 
     rounds: int = 7
-    seconds: float = 10.0
+    seconds: float = 8.0
     threads: int = 2
     quick: bool = False
     data: Path = Path("../shared/data")

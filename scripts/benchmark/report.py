@@ -75,6 +75,9 @@ def cells(row: Row) -> list[str]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
+    def ratio(value: float) -> str:
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
     target = "" if row.target is None else f"{'≥' if row.at_least else '≤'} {row.target:g}"
     return [
         row.what,
@@ -83,8 +86,8 @@ def cells(row: Row) -> list[str]:
         number(row.ours),
         number(row.theirs),
         "" if row.ours is None else row.unit,
-        "" if row.value is None else f"{row.value:.2f}" if row.value >= 0.1 else f"{row.value:.2g}",
-        "" if row.quartiles is None else "{:.2f} to {:.2f}".format(*row.quartiles),
+        "" if row.value is None else ratio(row.value),
+        "" if row.quartiles is None else " to ".join(map(ratio, row.quartiles)),
         target,
         {True: "yes", False: "no", None: ""}[row.reached],
         "" if row.apart is None else f"{row.apart:.0e}",
