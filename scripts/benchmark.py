@@ -1,131 +1,83 @@
-"""python scripts/benchmark.py [--threads 2] [--rounds 7]: a train step of seqlab's layers against torch's own.
+"""python scripts/benchmark.py [--only 'LSTM 256'] [--quick]: seqlab against torch's own modules and Hugging Face.
 
-All sides get the same sequences and the same weights; their outputs are compared first. A train step is
-forward and backward. Sides take turns (A B A B ...), medians are reported, and only real tokens count.
+Sides with the same weights are first held to compute the same thing. Then they take turns (A B A B ...); medians are
+reported, and only real tokens count. docs/performance.md explains the table. Peers: pip install '.[bench]'.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import os
+import re
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # weights are random: nothing to download
 
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from seqlab import Layout, Ragged
-from seqlab.layers.cells import GRUCell, LSTMCell
-from seqlab.layers.positions import NoPositions
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.transformer import TransformerStack
+from benchmark import report, rows
+from benchmark.measure import Disagreement, Options, Row, Skipped
 
-Side = Callable[[], Tensor]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def lengths_of(kind: str, sequences: int, mean: int) -> Tensor:
-    """Log-normal lengths with that mean: a batch as it comes ("random"), or of neighbours in length ("sorted")."""
-    generator = torch.Generator().manual_seed(0)
-    sigma = 0.8
-    many = torch.exp(torch.randn(sequences * 50, generator=generator) * sigma - sigma**2 / 2) * mean
-    many = many.round().long().clamp(1, 12 * mean)
-    if kind == "sorted":
-        many = many.sort().values[25 * sequences :]
-    return many[:sequences].sort(descending=True).values
-
-
-def recurrent_sides(
-    cell: type[nn.Module], module: type[nn.RNNBase], width: int, x: Ragged
-) -> tuple[dict[str, Side], float]:
-    """seqlab, PackedSequence and padding with one set of weights, and how far their outputs are apart."""
-    ours = RecurrentStack(width, width, cell)
-    theirs = module(width, width, batch_first=True)
-    for name, parameter in ours.layers[0][0].cell.named_parameters():
-        getattr(theirs, f"{name}_l0").data = parameter.data
-    padded, lengths = x.to_padded().detach().requires_grad_(), x.lengths
-
-    def packed() -> PackedSequence:
-        return theirs(pack_padded_sequence(padded, lengths, batch_first=True))[0]
-
-    by_packed, _ = pad_packed_sequence(packed(), batch_first=True)
-    apart = (ours(x).to_padded() - by_packed).detach().abs().max().item()
-    sides = {
-        "seqlab": lambda: ours(x).values.sum(),
-        "PackedSequence": lambda: packed().data.sum(),
-        "padded": lambda: theirs(padded)[0].sum(),
-    }
-    return sides, apart
-
-
-def transformer_sides(width: int, x: Ragged) -> tuple[dict[str, Side], float]:
-    """Two blocks, seqlab's and those of `nn.TransformerEncoder` with a padding mask, with one set of weights."""
-    ours = TransformerStack(width, 4, 2, 4 * width, False, NoPositions(width, width // 4))
-    layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-    theirs = nn.TransformerEncoder(layer, 2, nn.LayerNorm(width), enable_nested_tensor=False)
-    for a, b in zip(ours.blocks, theirs.layers, strict=True):
-        pairs = [(a.attention_norm, b.norm1), (a.mlp_norm, b.norm2), (a.mlp[0], b.linear1), (a.mlp[2], b.linear2)]
-        pairs += [(a.attention.out, b.self_attn.out_proj)]
-        for mine, yours in pairs:
-            yours.load_state_dict(mine.state_dict())
-        b.self_attn.in_proj_weight.data = a.attention.qkv.weight.data
-        b.self_attn.in_proj_bias.data = a.attention.qkv.bias.data
-    padded = x.to_padded().detach().requires_grad_()
-    mask = torch.arange(x.layout.longest) >= x.lengths.unsqueeze(1)
-    by_mask = Ragged.from_padded(theirs(padded, src_key_padding_mask=mask), x.lengths)
-    apart = (ours(x).values - by_mask.values).detach().abs().max().item()
-    sides = {
-        "seqlab": lambda: ours(x).values.sum(),
-        "padded": lambda: theirs(padded, src_key_padding_mask=mask).sum(),
-    }
-    return sides, apart
-
-
-def seconds(side: Side) -> float:
-    began = time.perf_counter()
-    side().backward()
-    return time.perf_counter() - began
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="", help="rows whose name contains it (a regular expression)"
+    )
+    parser.add_argument("--rounds", type=int, help="turns of each side (7); fewer where a row would take over 8 s")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: does everything run? The figures mean nothing"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=REPOSITORY / "../shared/data", help="sst, ud_english_ewt, wikitext2"
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder of benchmark.json and .png")
+    parser.add_argument(
+        "--markdown", type=Path, help="a file to write the table into, between its marks if it has them"
+    )
+    return parser.parse_args(words)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    table = Table(
-        title=f"train step, real tokens per second, medians of {arguments.rounds}, {arguments.threads} threads"
-    )
-    for heading in ("layer", "batch", "padding", "seqlab", "PackedSequence", "padded", "times faster", "outputs apart"):
-        table.add_column(heading, justify="left" if heading in ("layer", "batch") else "right")
-    for name in ("LSTM 256", "GRU 256", "Transformer 256"):
-        for kind in ("random", "sorted"):
-            for sequences, mean in ((64, 27), (32, 128)):
-                torch.manual_seed(0)
-                layout = Layout(lengths_of(kind, sequences, mean))
-                x = Ragged(torch.randn(layout.total, 256, requires_grad=True), layout)
-                if name == "Transformer 256":
-                    sides, apart = transformer_sides(256, x)
-                else:
-                    cell, module = (LSTMCell, nn.LSTM) if name == "LSTM 256" else (GRUCell, nn.GRU)
-                    sides, apart = recurrent_sides(cell, module, 256, x)
-                assert apart < 1e-4, f"{name}: the sides do not compute the same thing, {apart}"
-                times: dict[str, list[float]] = {side: [] for side in sides}
-                for _ in range(arguments.rounds + 1):  # the first round warms up
-                    for side in sides:
-                        times[side].append(seconds(sides[side]))
-                rate = {side: layout.total / statistics.median(taken[1:]) for side, taken in times.items()}
-                table.add_row(
-                    name,
-                    f"{sequences} {kind}, mean {mean}",
-                    f"{len(layout) * layout.longest / layout.total:.2f}x",
-                    *(f"{rate[side]:,.0f}" if side in rate else "" for side in ("seqlab", "PackedSequence", "padded")),
-                    " / ".join(f"{rate['seqlab'] / rate[side]:.2f}" for side in rate if side != "seqlab"),
-                    f"{apart:.0e}",
-                )
-    Console(width=140).print(table)
+    given = options_of()
+    rounds = given.rounds or (1 if given.quick else 7)
+    options = Options(rounds=rounds, threads=given.threads, quick=given.quick, data=given.data)
+    torch.set_num_threads(options.threads)
+    console, began = Console(width=None if sys.stdout.isatty() else 200), time.perf_counter()
+    groups = {**rows.groups(options), "spread of lengths": None}
+    chosen = {name: group for name, group in groups.items() if re.search(given.only, name)}
+    if not chosen:
+        raise SystemExit(f"--only {given.only!r} matches none of:\n" + "\n".join(groups))
+    table: list[Row] = []
+    spread = None
+    wrong = False
+    given.output.mkdir(parents=True, exist_ok=True)
+    for name, group in chosen.items():
+        try:
+            if group is None:
+                spread = report.measure_spread(options)
+                report.plot(given.output / "benchmark.png", spread)
+            else:
+                table += group()
+        except Skipped as reason:
+            table.append(Row(name, "", note=f"skipped: {reason}"))
+        except Disagreement as difference:
+            wrong = True
+            table.append(Row(name, "", note=f"THE SIDES DISAGREE: {difference}"))
+        console.print(f"{time.perf_counter() - began:4.0f} s  {name}", style="dim", highlight=False)
+    about = {**report.machine(options), "seconds": time.perf_counter() - began}
+    console.print(report.terminal(table, about))
+    report.write_json(given.output / "benchmark.json", table, about, spread)
+    if given.markdown:
+        report.write_markdown(given.markdown, report.markdown(table, about))
+    console.print(f"every sample: {given.output / 'benchmark.json'}")
+    sys.exit(8 if wrong else 0)
 
 
 if __name__ == "__main__":

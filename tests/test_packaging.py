@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+BENCHMARK = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
 PINS = {
     canonicalize_name(pin.name): pin
     for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -52,7 +53,7 @@ def test_every_pin_is_exact_and_fits_what_is_declared() -> None:
     for pin in PINS.values():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
-    for requirement in DECLARED + DEVELOPMENT:
+    for requirement in DECLARED + DEVELOPMENT + BENCHMARK:
         (specifier,) = PINS[canonicalize_name(requirement.name)].specifier
         assert requirement.specifier.contains(specifier.version), requirement
 
