@@ -37,7 +37,7 @@ def recurrent(cell: type[nn.Module], bidirectional: bool = True, residual: bool 
 def transformer(
     causal: bool, positions: Callable[..., Positions] = RotaryPositions, **options: Any
 ) -> TransformerStack:
-    return TransformerStack(WIDTH, 2, 3, 12, causal, positions(WIDTH, WIDTH // 2), **options)
+    return TransformerStack(WIDTH, 2, 2, 12, causal, positions(WIDTH, WIDTH // 2), **options)
 
 
 relative = partial(RelativePositions, buckets=8, max_distance=9)
