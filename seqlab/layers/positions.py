@@ -142,12 +142,14 @@ class RelativePositions(Positions):
         before = (-distance).clamp(min=0)
         first = torch.zeros_like(distance)
         if not causal:
-            buckets //= 2
+            buckets = buckets // 2
             before = distance.abs()
             first = torch.where(distance > 0, buckets, first)
         exact = buckets // 2
         far = torch.log(before.clamp(min=1).double() / exact) / math.log(self.max_distance / exact)
-        far = (exact + (far * (buckets - exact)).long()).clamp(max=buckets - 1)
+        far = (exact + (far * (buckets - exact) + 1e-9).long()).clamp(
+            max=buckets - 1
+        )  # a bound belongs to what follows
         return first + torch.where(before < exact, before, far)
 
     def bias(self, causal: bool) -> Tensor | None:

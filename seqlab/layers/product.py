@@ -29,8 +29,9 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b for every row: [..., D] and [D', D] to [..., D']."""
     if not torch.jit.is_scripting():
+        # A compiler knows products, and may not look into what follows; autocast has its own.
         usual = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.dim() < 2
-        if has_onednn(x) and is_fast() and not usual:
+        if not usual and has_onednn(x) and is_fast():
             return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
     return F.linear(x, weight, bias)
 

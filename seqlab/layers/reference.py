@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention import SelfAttention
+from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
-from seqlab.layers.positions import LearnedPositions, Positions, RotaryPositions, SinusoidalPositions
+from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import Recurrence, RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
-from seqlab.layers.transformer import TransformerBlock, TransformerStack
+from seqlab.layers.transformer import SwiGLU, TransformerBlock, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 
 
@@ -131,29 +131,84 @@ def rotate(positions: Positions, q_LHK: Tensor) -> Tensor:
     return torch.stack(rows) if rows else q_LHK
 
 
+def relative_bias(positions: Positions, head: int, distance: int, causal: bool) -> Tensor | float:
+    """Raffel et al. 2020, section 2.1: the number for `distance` = place of key - place of query."""
+    if not isinstance(positions, RelativePositions):
+        return 0.0
+    buckets = len(positions.table) // (1 if causal else 2)
+    bucket, exact = abs(distance), buckets // 2
+    if bucket >= exact:  # those wider than one: each begins where a geometric sequence from exact to max_distance does
+        growth = (positions.max_distance / exact) ** (1 / (buckets - exact))
+        begins = [exact * growth**i for i in range(buckets - exact)]
+        bucket = exact - 1 + sum(abs(distance) >= begin - 1e-6 for begin in begins)
+    return positions.table[bucket + (buckets if distance > 0 and not causal else 0), head]
+
+
 def self_attention(layer: SelfAttention, x_LD: Tensor) -> Tensor:
     """Vaswani et al. 2017, equation 1, query by query and head by head."""
     length, width = x_LD.shape
     if length == 0:
         return x_LD
     head_width = width // layer.heads
-    q, k, v = (part.reshape(length, layer.heads, head_width) for part in layer.qkv(x_LD).chunk(3, 1))
+    q, k, v = layer.qkv(x_LD).split([width, layer.kv_heads * head_width, layer.kv_heads * head_width], 1)
+    q, k, v = (part.reshape(length, -1, head_width) for part in (q, k, v))
     q, k = rotate(layer.positions, q), rotate(layer.positions, k)
     rows = []
     for i in range(length):
-        seen = i + 1 if layer.causal else length
+        seen = [j for j in range(length) if j <= i or not layer.causal]
+        if layer.window is not None:
+            seen = [j for j in seen if abs(i - j) < layer.window]
         heads = []
         for h in range(layer.heads):
-            weights = torch.softmax(k[:seen, h] @ q[i, h] / math.sqrt(head_width), 0)
-            heads.append(weights @ v[:seen, h])
+            g = h // (layer.heads // layer.kv_heads)
+            scores = [
+                k[j, g] @ q[i, h] / math.sqrt(head_width) + relative_bias(layer.positions, h, j - i, layer.causal)
+                for j in seen
+            ]
+            heads.append(torch.softmax(torch.stack(scores), 0) @ v[seen, g])
         rows.append(torch.cat(heads))
     return layer.out(torch.stack(rows))
 
 
+def cross_attention(layer: CrossAttention, x_LD: Tensor, memory_MD: Tensor) -> Tensor:
+    """Vaswani et al. 2017, section 3.2.3; where there is nothing to read, attention gives zeros."""
+    head_width = x_LD.shape[1] // layer.heads
+    keys_and_values = layer.key_value(memory_MD)
+    rows = [x_LD.new_zeros(0, x_LD.shape[1])]
+    for x_D in x_LD:
+        heads = []
+        for h in range(layer.heads):
+            q = layer.query(x_D)[h * head_width : (h + 1) * head_width]
+            g = h // (layer.heads // layer.kv_heads)
+            k, v = (keys_and_values[:, (half * layer.kv_heads + g) * head_width :][:, :head_width] for half in (0, 1))
+            heads.append(torch.softmax(k @ q / math.sqrt(head_width), 0) @ v if len(memory_MD) else 0 * q)
+        rows.append(layer.out(torch.cat(heads))[None])
+    return torch.cat(rows)
+
+
+def norm(layer: nn.Module, x_LD: Tensor) -> Tensor:
+    """Ba et al. 2016, equations 3 and 4; Zhang & Sennrich 2019, equation 4."""
+    if isinstance(layer, nn.RMSNorm):
+        return x_LD / (x_LD.square().mean(1, keepdim=True) + layer.eps).sqrt() * layer.weight
+    centred = x_LD - x_LD.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
+
+
+def mlp(layers: nn.Sequential, x_LD: Tensor) -> Tensor:
+    """Vaswani et al. 2017, section 3.3, with GELU (Hendrycks & Gimpel 2016); Shazeer 2020, equation 6."""
+    first, activation, last = layers
+    if isinstance(activation, SwiGLU):
+        (w, v), (b, c) = first.weight.chunk(2), first.bias.chunk(2)
+        gate = x_LD @ w.t() + b
+        return last(gate * torch.sigmoid(gate) * (x_LD @ v.t() + c))
+    hidden = first(x_LD)
+    return last(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+
+
 def transformer_block(block: TransformerBlock, x_LD: Tensor) -> Tensor:
     """Xiong et al. 2020, figure 1 (b), without dropout."""
-    x_LD = x_LD + self_attention(block.attention, block.attention_norm(x_LD))
-    return x_LD + block.mlp(block.mlp_norm(x_LD))
+    x_LD = x_LD + self_attention(block.attention, norm(block.attention_norm, x_LD))
+    return x_LD + mlp(block.mlp, norm(block.mlp_norm, x_LD))
 
 
 def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
@@ -161,7 +216,7 @@ def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
     for block in stack.blocks:
         assert isinstance(block, TransformerBlock)
         x_LD = transformer_block(block, x_LD)
-    return stack.norm(x_LD)
+    return norm(stack.norm, x_LD)
 
 
 def universal_transformer(layer: UniversalTransformer, x_LD: Tensor) -> tuple[Tensor, list[int], Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from seqlab.layers.attention import SelfAttention
-from seqlab.layers.backend import is_fast
+from seqlab.layers.backend import backend, is_fast
 from seqlab.layers.cache import make_room, tight
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions
@@ -121,7 +121,13 @@ class TransformerBlock(SequenceLayer):
         if self.compiler is not None and lengths is not None and values.shape[0] > 1 and is_fast():
             parts = partial(_compiled, self.compiler, self)
         if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(lambda x: parts(x, lengths, None)[0], values, use_reentrant=False), []
+            path: Literal["fast", "plain"] = "fast" if is_fast() else "plain"
+
+            def again(x: Tensor) -> Tensor:
+                with backend(path):  # wherever the backward pass is called from
+                    return parts(x, lengths, None)[0]
+
+            return checkpoint(again, values, use_reentrant=False), []
         return parts(values, lengths, None)
 
 

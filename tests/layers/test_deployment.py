@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from my_module import MyCell
 from torch import Tensor, nn
 from torch.export import Dim
 
+from seqlab.layers.attention import CrossAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling
-from seqlab.layers.positions import LearnedPositions, NoPositions, RotaryPositions, SinusoidalPositions
+from seqlab.layers.positions import (
+    LearnedPositions,
+    NoPositions,
+    RelativePositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
@@ -40,14 +49,27 @@ def test_a_recurrent_stack_scripts(cell: type[nn.Module], bidirectional: bool) -
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
 
 
-@pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions])
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plainest": {},
+    "window, one key head": {"window": 2, "kv_heads": 1, "attention_dropout": 0.5},
+    "gated, rms": {"activation": "swiglu", "norm": "rms", "checkpointing": True},
+}
+SCHEMES = [NoPositions, LearnedPositions, SinusoidalPositions, RotaryPositions, RelativePositions]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool) -> None:
-    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4))
+def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool, options: dict[str, Any]) -> None:
+    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4), **options).eval()
+    for parameter in stack.parameters():
+        nn.init.normal_(parameter, std=0.5)
     script = scripted(stack)
     state: list[Tensor] | None = None
     expected_state: list[Tensor] | None = None
-    for lengths in ([3, 0, 5], [1, 2, 0]):  # the second continues from the first
+    for lengths in ([3, 0, 5], [1, 2, 0])[
+        : 1 if "window" in options and not causal else 2
+    ]:  # the second continues from the first
         x = torch.randn(sum(lengths), 8)
         values, state = script.core(x, torch.tensor(lengths), state)
         expected, expected_state = stack.core(x, torch.tensor(lengths), expected_state)
@@ -76,6 +98,17 @@ def test_a_universal_transformer_scripts(causal: bool, threshold: float | None) 
             assert torch.allclose(ours, theirs, atol=1e-6)
         assert script.rounds == layer.rounds
         assert threshold is None or len(layer.ponder(*given)[1].unique()) > 1
+
+
+def test_cross_attention_scripts() -> None:
+    layer = CrossAttention(8, 2, memory_width=6, kv_heads=1)
+    script = scripted(layer)
+    for lengths, memory_lengths in (([3, 0, 5], [2, 4, 0]), ([1], [0]), ([4, 4], [3, 3]), ([0], [2])):
+        x, memory = torch.randn(sum(lengths), 8), torch.randn(sum(memory_lengths), 6)
+        given = (torch.tensor(lengths), layer.remember(memory, torch.tensor(memory_lengths)))
+        assert torch.allclose(script.core(x, *given), layer.core(x, *given), atol=1e-6)
+        again = script.remember(memory, torch.tensor(memory_lengths))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(given[1], again, strict=True))
 
 
 @pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
@@ -112,9 +145,13 @@ class Equal(nn.Module):
         return self.layer.equal(x_NLD)
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("scheme", [RotaryPositions, RelativePositions])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_transformer_exports_with_dynamic_count_and_length(causal: bool) -> None:
-    stack = TransformerStack(8, 2, 2, 16, causal, RotaryPositions(8, 4)).eval()
+def test_a_transformer_exports_with_dynamic_count_and_length(
+    causal: bool, scheme: type[NoPositions], options: dict[str, Any]
+) -> None:
+    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4), **options).eval()
     dynamic = ({0: Dim("sequences", min=1), 1: Dim("length", min=1)},)
     program = torch.export.export(Equal(stack), (torch.randn(3, 5, 8),), dynamic_shapes=dynamic)
     for shape in ((1, 1, 8), (2, 9, 8), (7, 4, 8)):

@@ -5,6 +5,10 @@ The oracle is seqlab/layers/reference.py, which knows nothing of batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import example, given
@@ -12,11 +16,11 @@ from hypothesis import strategies as st
 from my_module import MyCell
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+from seqlab.layers import attend_tiles, reference
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.layer import SequenceLayer
-from seqlab.layers.positions import NoPositions, RotaryPositions
+from seqlab.layers.positions import NoPositions, Positions, RelativePositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
@@ -32,8 +36,21 @@ def recurrent(cell: type[nn.Module], bidirectional: bool = True, residual: bool 
     return RecurrentStack(WIDTH, hidden, cell, layers=3, bidirectional=bidirectional, residual=residual)
 
 
-def transformer(causal: bool, positions: type[NoPositions] = RotaryPositions) -> TransformerStack:
-    return TransformerStack(WIDTH, 2, 3, 12, causal, positions(WIDTH, WIDTH // 2))
+def transformer(
+    causal: bool, positions: Callable[..., Positions] = RotaryPositions, **options: Any
+) -> TransformerStack:
+    return TransformerStack(WIDTH, 2, 2, 12, causal, positions(WIDTH, WIDTH // 2), **options)
+
+
+relative = partial(RelativePositions, buckets=8, max_distance=9)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles() -> Iterator[None]:
+    """So that sequences of a few tokens are cut into several tiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attend_tiles, "BLOCK", 4)
+        yield
 
 
 def universal(causal: bool) -> UniversalTransformer:
@@ -55,6 +72,16 @@ STACKS = {
     "transformer, no positions": lambda: transformer(causal=False, positions=NoPositions),
     "universal, causal": lambda: universal(causal=True),
     "universal, bidirectional": lambda: universal(causal=False),
+    "transformer, window": lambda: transformer(causal=True, window=3),
+    "transformer, window both ways": lambda: transformer(causal=False, window=6),
+    "transformer, relative": lambda: transformer(causal=True, positions=relative),
+    "transformer, relative both ways": lambda: transformer(causal=False, positions=relative, window=9),
+    "transformer, one key head, gated, rms": lambda: transformer(
+        causal=True, kv_heads=1, activation="swiglu", norm="rms"
+    ),
+    "transformer, everything": lambda: transformer(
+        causal=True, positions=relative, window=5, kv_heads=1, checkpointing=True
+    ),
 }
 
 
@@ -135,7 +162,17 @@ def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", "gru", "own cell", "mingru", "minlstm", "transformer, causal", "universal, causal"]
+    "name",
+    [
+        "lstm",
+        "gru",
+        "own cell",
+        "mingru",
+        "minlstm",
+        "transformer, causal",
+        "transformer, everything",
+        "universal, causal",
+    ],
 )
 def test_the_plain_path_differentiates_twice(name: str) -> None:
     stack = make(name, torch.float64)

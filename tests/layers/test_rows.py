@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.layers import compiled_loops
+from seqlab.layers import attend_tiles, compiled_loops
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
@@ -31,6 +31,7 @@ class RowCounter(TorchDispatchMode):
         super().__init__()
         self.rows: dict[tuple[str, tuple[int, ...]], int] = {}
         self.pairs: list[int] = []
+        self.key_heads: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
@@ -45,9 +46,11 @@ class RowCounter(TorchDispatchMode):
         if machine_code == "attend_compiled":
             lengths, key_lengths = args[3:5]
             self.pairs.append(int((lengths * key_lengths).sum()))
+            self.key_heads.add(args[1].shape[1])
         if "scaled_dot_product" in name:
             query, keys = args[:2]
             self.pairs.append(query.shape[0] * query.shape[2] * keys.shape[2])
+            self.key_heads.add(keys.shape[1])
         return func(*args, **(kwargs or {}))
 
     def add(self, name: str, left: Tensor, right: tuple[int, ...]) -> None:
@@ -99,12 +102,18 @@ def test_linear_recurrences_see_every_token_once_and_have_no_recurrent_product(
     assert counter.rows == {("addmm", (6, gates * 5)): 2 * ROWS, ("addmm", (10, gates * 5)): 4 * ROWS}
 
 
-def test_a_transformer_sees_every_token_and_every_pair_once() -> None:
-    stack = TransformerStack(8, 2, 3, 24, False, RotaryPositions(8, 4))
-    x = torch.randn(ROWS, 8)
+@pytest.mark.parametrize("width", [8, 32])  # heads of 4 run on tiles, heads of 16 in machine code where there is some
+def test_a_transformer_sees_every_token_and_every_pair_once(width: int) -> None:
+    stack = TransformerStack(width, 2, 3, 3 * width, False, RotaryPositions(width, width // 2))
+    x = torch.randn(ROWS, width)
     with counted() as counter:
         stack.core(x, LENGTHS, None)
-    assert counter.rows == {("addmm", (8, 24)): 2 * 3 * ROWS, ("addmm", (8, 8)): 3 * ROWS, ("addmm", (24, 8)): 3 * ROWS}
+    wide, narrow, square = (width, 3 * width), (3 * width, width), (width, width)
+    assert counter.rows == {
+        ("addmm", wide): 2 * 3 * ROWS,
+        ("addmm", square): 3 * ROWS,
+        ("addmm", narrow): 3 * ROWS,
+    }
     assert sum(counter.pairs) == 3 * PAIRS
     with counted() as mistaken:
         stack.core(*padded(x), None)
@@ -154,6 +163,45 @@ def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) 
         layer.ponder(x, LENGTHS, None, False)
     assert longest.rows[("addmm", (8, 24))] == longest.rows[("addmm", (8, 16))] == 7 * ROWS
     assert sum(longest.pairs) == 7 * PAIRS
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_reads_the_keys_that_its_blocks_need(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend_tiles, "BLOCK", 4)
+    stack = TransformerStack(8, 2, 3, 24, causal, RotaryPositions(8, 4), window=3)
+    with counted() as counter:
+        stack.core(torch.randn(ROWS, 8), LENGTHS, None)
+    pairs = 0
+    for length in LENGTHS.tolist():
+        for first in range(0, length, 4):
+            after = min(first + 4, length)
+            keys = [
+                j for j in range(length) if any(abs(i - j) < 3 and (j <= i or not causal) for i in (first, after - 1))
+            ]
+            pairs += (after - first) * (max(keys) + 1 - min(keys) if length > 3 else length)
+    assert sum(counter.pairs) == 3 * pairs < 3 * PAIRS
+
+
+def test_grouped_queries_read_keys_that_are_not_repeated() -> None:
+    stack = TransformerStack(8, 4, 3, 24, True, RotaryPositions(8, 2), kv_heads=2)
+    with counted() as counter:
+        stack.core(torch.randn(ROWS, 8), LENGTHS, None)
+    assert counter.rows[("addmm", (8, 8 + 2 * 2 * 2))] == 3 * ROWS
+    assert sum(counter.pairs) == 3 * PAIRS
+    assert counter.key_heads == {2}
+
+
+def test_a_step_reads_each_cached_key_once_and_copies_none() -> None:
+    stack = TransformerStack(8, 2, 1, 24, True, RotaryPositions(8, 4))
+    with torch.no_grad():
+        _, state = stack.core(torch.randn(ROWS, 8), LENGTHS, None)
+        one = torch.ones_like(LENGTHS)
+        _, state = stack.core(torch.randn(len(one), 8), one, state)  # makes room
+        rows = state[0].data_ptr()
+        with counted() as counter:
+            _, state = stack.core(torch.randn(len(one), 8), one, state)
+    assert sum(counter.pairs) == int((LENGTHS + 2).sum())
+    assert state[0].data_ptr() == rows
 
 
 def test_the_head_scores_every_token_once() -> None:
