@@ -84,7 +84,8 @@ def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tens
 class UniversalTransformer(SequenceLayer):
     """One block for up to `max_steps` rounds, each token halting by itself, then a norm.
 
-    `rounds` is, after a forward pass, how many rounds all its tokens ran together: what there was to compute.
+    After a forward pass the layer knows what there was to compute: `tokens` T, `rounds` (the sum of N), `rows_shown`
+    (whose keys and values were computed) and `pairs` of a query and a key.
 
     Args:
         width: model width D.
@@ -121,7 +122,7 @@ class UniversalTransformer(SequenceLayer):
         self.causal = causal
         self.epsilon = 0.0 if threshold is None else 1 - threshold
         self.positions = positions
-        self.rounds = 0
+        self.tokens, self.rounds, self.rows_shown, self.pairs = 0, 0, 0, 0
         self.signal = nn.Parameter(torch.randn(max_steps, width) * 0.02)
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
@@ -164,6 +165,19 @@ class UniversalTransformer(SequenceLayer):
             )
         return self.core(x_NLD, None)[0]
 
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a forward and a backward pass over sequences of these lengths [B]: 6 per token and weight.
+
+        Known only once the rounds are: exact for the batch of the last forward pass. Of other lengths it says what they
+        take if their tokens run, and read, as much as those did on average; 0 before the first pass.
+        """
+        parts = [part for part in (self.query, self.out, self.mlp, self.halting) if part is not None]
+        weights = [weight.numel() for part in parts for weight in part.parameters() if weight.dim() == 2]
+        products = sum(weights) * self.rounds
+        products += self.key_value.weight.numel() * self.rows_shown + 2 * self.query.in_features * self.pairs
+        return 6.0 * products * int(lengths.sum()) / max(self.tokens, 1)
+
     @torch.jit.export
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
@@ -203,6 +217,7 @@ class UniversalTransformer(SequenceLayer):
         s, mean = values, torch.zeros_like(values)
         rest = torch.ones(total, dtype=torch.promote_types(values.dtype, torch.float32), device=device)  # 1 - h_1 - ...
         halted, means, rests = [ran[:0]], [mean[:0]], [rest[:0]]
+        rows_shown, pairs = 0, 0
         for n in range(self.max_steps):
             # Who runs, how far they read, and whose state has changed since it was last read.
             running = ran[goes_on]
@@ -222,9 +237,10 @@ class UniversalTransformer(SequenceLayer):
             normed, here = self.attention_norm(x), place_T.index_select(0, changed.to(device))
             new = self.show(normed, here)
             if keep:
-                newest[changed] = torch.arange(changed.shape[0]) + sum([rows.shape[0] for rows in shown])
+                newest[changed] = torch.arange(changed.shape[0]) + rows_shown
                 newest_of_round.append(newest.clone())
                 shown.append(new)
+            rows_shown += changed.shape[0]
             if count == 0:
                 break
             wanted = in_order[rows_of(key_lengths.cumsum(0) - key_lengths, seen)]
@@ -241,6 +257,7 @@ class UniversalTransformer(SequenceLayer):
             s = self.block(x[:count], normed[:count], here[:count], counts, kv, seen)
             o = self.norm(s)
             N[running] = n + 1
+            pairs += int((place[running] + 1 if self.causal else key_lengths[sequence[running]]).sum())
             h = torch.zeros_like(rest)
             if self.halting is not None:
                 h = torch.sigmoid(self.halting(o).squeeze(1).to(rest.dtype))
@@ -259,7 +276,7 @@ class UniversalTransformer(SequenceLayer):
                 mean, rest, h = mean.index_select(0, stay), rest.index_select(0, stay), h.index_select(0, stay)
             rest = rest - h
 
-        self.rounds = int(N.sum())
+        self.tokens, self.rounds, self.rows_shown, self.pairs = total, int(N.sum()), rows_shown, pairs
         back = torch.argsort(torch.cat(halted)).to(device)
         y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
         R_T = torch.cat(rests).index_select(0, back)
