@@ -85,8 +85,8 @@ def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tens
 class UniversalTransformer(SequenceLayer):
     """One block for up to `max_steps` rounds, each token halting by itself, then a norm.
 
-    `rounds` is, after a forward pass, how many rounds all its tokens, `read` in number, ran together: what there was to
-    compute.
+    After a forward pass the layer knows what there was to compute: `tokens` T, `rounds` (the sum of N), `rows_shown`
+    (whose keys and values were computed) and `pairs` of a query and a key.
 
     Args:
         width: model width D.
@@ -118,12 +118,14 @@ class UniversalTransformer(SequenceLayer):
             raise ValueError(f"model.max_steps={max_steps}: expected at least 1")
         if threshold is not None and not 0 < threshold <= 1:
             raise ValueError(f"model.threshold={threshold}: expected more than 0 and at most 1, or null")
+        if positions.bias(causal) is not None:
+            raise ValueError("model.positions=relative does not act in model=universal: choose rotary, or another")
         self.heads = heads
         self.max_steps = max_steps
         self.causal = causal
         self.epsilon = 0.0 if threshold is None else 1 - threshold
         self.positions = positions
-        self.rounds, self.read = 0, 0
+        self.tokens, self.rounds, self.rows_shown, self.pairs = 0, 0, 0, 0
         self.signal = nn.Parameter(torch.randn(max_steps, width) * 0.02)
         self.attention_norm = nn.LayerNorm(width)
         self.query = Linear(width, width)
@@ -149,15 +151,6 @@ class UniversalTransformer(SequenceLayer):
             nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
 
     @torch.jit.unused
-    def flops(self, lengths: Tensor) -> float:
-        """As if every token ran as many rounds as the mean of the last forward pass, and read in each what it may."""
-        pairs = int((lengths * (lengths + 1) // 2 if self.causal else lengths * lengths).sum())
-        maps = nn.ModuleList([self.query, self.key_value, self.out, self.mlp])
-        weights = sum(parameter.numel() for parameter in maps.parameters() if parameter.dim() == 2)
-        once = 6.0 * weights * int(lengths.sum()) + 12.0 * self.out.in_features * pairs
-        return once * (self.rounds / self.read if self.read else 1)
-
-    @torch.jit.unused
     def forward(self, x: Ragged) -> Ragged:
         return x.with_values(self.ponder(x.values, x.lengths, None, False)[0])
 
@@ -174,6 +167,19 @@ class UniversalTransformer(SequenceLayer):
                 "script it, or use model=transformer"
             )
         return self.core(x_NLD, None)[0]
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a forward and a backward pass over sequences of these lengths [B]: 6 per token and weight.
+
+        Known only once the rounds are: exact for the batch of the last forward pass. Of other lengths it says what they
+        take if their tokens run, and read, as much as those did on average; 0 before the first pass.
+        """
+        parts = [part for part in (self.query, self.out, self.mlp, self.halting) if part is not None]
+        weights = [weight.numel() for part in parts for weight in part.parameters() if weight.dim() == 2]
+        products = sum(weights) * self.rounds
+        products += self.key_value.weight.numel() * self.rows_shown + 2 * self.query.in_features * self.pairs
+        return 6.0 * products * int(lengths.sum()) / max(self.tokens, 1)
 
     @torch.jit.export
     def core(
@@ -214,6 +220,7 @@ class UniversalTransformer(SequenceLayer):
         s, mean = values, torch.zeros_like(values)
         rest = torch.ones(total, dtype=torch.promote_types(values.dtype, torch.float32), device=device)  # 1 - h_1 - ...
         halted, means, rests = [ran[:0]], [mean[:0]], [rest[:0]]
+        rows_shown, pairs = 0, 0
         for n in range(self.max_steps):
             # Who runs, how far they read, and whose state has changed since it was last read.
             running = ran[goes_on]
@@ -233,9 +240,10 @@ class UniversalTransformer(SequenceLayer):
             normed, here = self.attention_norm(x), place_T.index_select(0, changed.to(device))
             new = self.show(normed, here)
             if keep:
-                newest[changed] = torch.arange(changed.shape[0]) + sum([rows.shape[0] for rows in shown])
+                newest[changed] = torch.arange(changed.shape[0]) + rows_shown
                 newest_of_round.append(newest.clone())
                 shown.append(new)
+            rows_shown += changed.shape[0]
             if count == 0:
                 break
             wanted = in_order[rows_of(key_lengths.cumsum(0) - key_lengths, seen)]
@@ -252,6 +260,7 @@ class UniversalTransformer(SequenceLayer):
             s = self.block(x[:count], normed[:count], here[:count], counts, kv, seen)
             o = self.norm(s)
             N[running] = n + 1
+            pairs += int((place[running] + 1 if self.causal else key_lengths[sequence[running]]).sum())
             h = torch.zeros_like(rest)
             if self.halting is not None:
                 h = torch.sigmoid(self.halting(o).squeeze(1).to(rest.dtype))
@@ -270,7 +279,7 @@ class UniversalTransformer(SequenceLayer):
                 mean, rest, h = mean.index_select(0, stay), rest.index_select(0, stay), h.index_select(0, stay)
             rest = rest - h
 
-        self.rounds, self.read = int(N.sum()), total
+        self.tokens, self.rounds, self.rows_shown, self.pairs = total, int(N.sum()), rows_shown, pairs
         back = torch.argsort(torch.cat(halted)).to(device)
         y_TD = torch.cat(means).index_select(0, back).to(values.dtype)
         R_T = torch.cat(rests).index_select(0, back)

@@ -22,7 +22,6 @@ from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
-from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.models.language_model import LanguageModel
 
@@ -134,15 +133,6 @@ def test_a_language_model_adds_its_head_and_nothing_for_the_embedding() -> None:
     ):
         whole = LanguageModel(encoder, 13).flops(lengths)
         assert whole == encoder.stack.flops(lengths) + 6 * WIDTH * 13 * 7
-
-
-def test_a_universal_transformer_claims_its_rounds() -> None:
-    layer = UniversalTransformer(WIDTH, 2, 3, 11, False, NoPositions(WIDTH, WIDTH // 2), threshold=None)
-    stack = TransformerStack(WIDTH, 2, 3, 11, False, NoPositions(WIDTH, WIDTH // 2))
-    lengths = torch.tensor([5, 0, 2])
-    assert 3 * layer.flops(lengths) == stack.flops(lengths)  # nothing has been read yet
-    layer.core(torch.randn(7, WIDTH), lengths)
-    assert layer.flops(lengths) == stack.flops(lengths)
 
 
 @pytest.mark.parametrize("causal", [False, True])

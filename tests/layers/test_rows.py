@@ -120,18 +120,19 @@ def test_a_transformer_sees_every_token_and_every_pair_once(width: int) -> None:
     assert sum(mistaken.pairs) == 3 * 7 * 9**2
 
 
-def asked_for(layer: UniversalTransformer, x_TD: Tensor, lengths: Tensor) -> tuple[int, int, int]:
-    """From every token's N: sum of N; rows whose keys and values are needed; query-key pairs in rectangles."""
+def asked_for(layer: UniversalTransformer, x_TD: Tensor, lengths: Tensor) -> tuple[int, int, int, int]:
+    """From every token's N: sum of N; rows whose keys and values are needed; query-key pairs, and their rectangles."""
     rounds = layer.ponder(x_TD, lengths, None, False)[1]
-    shown = pairs = 0
+    shown = pairs = rectangles = 0
     for N in rounds.split(lengths.tolist()):
         for n in range(1, layer.max_steps + 1):
             running = (n <= N).nonzero().flatten()
             if len(running):
                 seen = int(running[-1]) + 1 if layer.causal else len(N)
                 shown += int((n - 1 <= N[:seen]).sum())  # it ran in the round before, or this is the first
-                pairs += len(running) * seen
-    return int(rounds.sum()), shown, pairs
+                pairs += int((running + 1).sum()) if layer.causal else len(running) * seen
+                rectangles += len(running) * seen
+    return int(rounds.sum()), shown, pairs, rectangles
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -140,7 +141,7 @@ def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) 
     layer = UniversalTransformer(8, 2, 7, 24, causal, RotaryPositions(8, 4), threshold=0.9)
     nn.init.normal_(layer.halting.weight, std=2.0)
     x = torch.randn(ROWS, 8)
-    ran, shown, pairs = asked_for(layer, x, LENGTHS)
+    ran, shown, pairs, rectangles = asked_for(layer, x, LENGTHS)
     assert ROWS < ran < 7 * ROWS
     assert ran < shown < ran + ROWS
     with counted() as counter:
@@ -152,11 +153,15 @@ def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) 
         ("addmm", (24, 8)): ran,
         ("addmm", (8, 1)): ran,
     }
-    assert sum(counter.pairs) == pairs
+    assert sum(counter.pairs) == rectangles
+    assert (layer.tokens, layer.rounds, layer.rows_shown, layer.pairs) == (ROWS, ran, shown, pairs)
+    products = (2 * 8 * 8 + 2 * 8 * 24 + 8) * ran + 8 * 16 * shown + 2 * 8 * pairs  # each once forward, twice backward
+    assert layer.flops(LENGTHS) == pytest.approx(6 * products)
+    assert layer.flops(LENGTHS.repeat(3)) == pytest.approx(3 * 6 * products)
     with counted() as mistaken:
         layer.ponder(*padded(x), None, False)
     assert mistaken.rows[("addmm", (8, 24))] > ran
-    assert sum(mistaken.pairs) > pairs
+    assert sum(mistaken.pairs) > rectangles
 
     nn.init.constant_(layer.halting.bias, -100.0)  # all tokens run to the end
     with counted() as longest:
