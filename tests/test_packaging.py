@@ -111,8 +111,11 @@ def test_the_wheel_is_complete(installed: Path, tmp_path: Path) -> None:
     assert {p.relative_to(conf) for p in conf.rglob("*.yaml")} == {
         p.relative_to(REPOSITORY / "conf") for p in (REPOSITORY / "conf").rglob("*.yaml")
     }
-    shipped = {p.relative_to(package.parent) for p in package.parent.rglob("*.py")}
-    assert shipped == {p.relative_to(REPOSITORY / "seqlab") for p in (REPOSITORY / "seqlab").rglob("*.py")}
+    for pattern in ("*.py", "native/*"):
+        shipped = {p.relative_to(package.parent) for p in package.parent.rglob(pattern)}
+        assert (
+            shipped == {p.relative_to(REPOSITORY / "seqlab") for p in (REPOSITORY / "seqlab").rglob(pattern)} != set()
+        )
     assert (package.parent / "py.typed").exists()
     assert list(package.parent.parent.glob("seqlab-*.dist-info/licenses/LICENSE"))
     assert not list(package.parent.parent.glob("conf"))

@@ -131,10 +131,10 @@ def rotate(positions: Positions, q_LHK: Tensor) -> Tensor:
     return torch.stack(rows) if rows else q_LHK
 
 
-def relative_bias(positions: Positions, head: int, distance: int, causal: bool) -> Tensor | float:
+def relative_bias(positions: Positions, head: int, distance: int, causal: bool) -> Tensor:
     """Raffel et al. 2020, section 2.1: the number for `distance` = place of key - place of query."""
     if not isinstance(positions, RelativePositions):
-        return 0.0
+        return torch.zeros(())
     buckets = len(positions.table) // (1 if causal else 2)
     bucket, exact = abs(distance), buckets // 2
     if bucket >= exact:  # those wider than one: each begins where a geometric sequence from exact to max_distance does
@@ -161,11 +161,8 @@ def self_attention(layer: SelfAttention, x_LD: Tensor) -> Tensor:
         heads = []
         for h in range(layer.heads):
             g = h // (layer.heads // layer.kv_heads)
-            scores = [
-                k[j, g] @ q[i, h] / math.sqrt(head_width) + relative_bias(layer.positions, h, j - i, layer.causal)
-                for j in seen
-            ]
-            heads.append(torch.softmax(torch.stack(scores), 0) @ v[seen, g])
+            bias = torch.stack([relative_bias(layer.positions, h, j - i, layer.causal) for j in seen])
+            heads.append(torch.softmax(k[seen, g] @ q[i, h] / math.sqrt(head_width) + bias, 0) @ v[seen, g])
         rows.append(torch.cat(heads))
     return layer.out(torch.stack(rows))
 
