@@ -68,13 +68,15 @@ class Counting(torch.fx.Interpreter):
 
 
 class Graphs:
-    """A compiler that counts how often it is asked, and runs the graphs as they are."""
+    """A compiler that counts how often it is asked, and runs the graphs as they are; none may look at a length."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.looked_at: list[Any] = []
         self.aot = aot_autograd(fw_compiler=self.counting, bw_compiler=self.counting)
 
     def counting(self, graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        self.looked_at += graph.graph.find_nodes(op="call_function", target=torch.ops.aten._local_scalar_dense.default)
         return make_boxed_func(Counting(graph).run)
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
@@ -138,6 +140,7 @@ def test_batches_of_any_lengths_take_one_graph_for_training_and_one_for_evaluati
         with torch._dynamo.config.patch(error_on_recompile=i > 0):
             train_and_evaluate(stack, twin, x, lengths)
     assert graphs.asked == 2
+    assert graphs.looked_at == []
 
 
 @pytest.mark.parametrize("name", OPTIONS)

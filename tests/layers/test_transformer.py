@@ -261,6 +261,15 @@ def test_a_state_may_be_continued_twice_and_sequences_may_repeat(steps: int) -> 
 
 
 @torch.no_grad()
+def test_copies_of_a_sequence_do_not_share_the_row_behind_it() -> None:
+    encoder, state, read = encoder_after([3, 1], 2)  # there is room, and nobody has written there
+    hidden, after = encoder.step(torch.tensor([1, 2, 3]), state.select(torch.tensor([1, 0, 1])))
+    assert right(encoder, hidden, [[*read[1], 1], [*read[0], 2], [*read[1], 3]])
+    hidden, _ = encoder.step(torch.tensor([4, 4, 4]), after)
+    assert right(encoder, hidden, [[*read[1], 1, 4], [*read[0], 2, 4], [*read[1], 3, 4]])
+
+
+@torch.no_grad()
 def test_steps_seldom_move_the_cache_and_selecting_never_does() -> None:
     encoder, state, _ = encoder_after([30, 20, 10], 0)
     places = set()
