@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
 from seqlab.training.metrics_log import read_points
@@ -191,6 +192,24 @@ def test_check_passes_for_a_cell_whose_state_is_nested(verb: Callable[..., Outco
     assert out.count("same") == 4
     assert verb("train", *TINY, *words, "output_dir=run")[0] == 0
     assert verb("evaluate", "run=run", "trust=keyed")[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch's compiler, of itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_transformer_with_every_option_leaves_the_bundle_of_one_that_is_not(
+    verb: Callable[..., Outcome],
+) -> None:
+    words = ["model=transformer", "model/positions=relative", "model.layers=1", "model.kv_heads=2", "model.window=5"]
+    words += ["model.activation=swiglu", "model.norm=rms", "model.checkpointing=true", "model.dropout=0"]
+    losses = []
+    for compiled in ("true", "false"):
+        code, _, err = verb("train", *tiny(*words), f"compile={compiled}", f"output_dir=run-{compiled}")
+        assert code == 0, err
+        losses.append([point["loss"] for point in read_points(Path(f"run-{compiled}", "metrics.jsonl"))])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = [load_file(Path(run, "bundle", "model.safetensors")) for run in ("run-true", "run-false")]
+    assert weights[0].keys() == weights[1].keys()
+    assert verb("evaluate", "run=run-true")[0] == 0
 
 
 def test_check_finds_a_cell_that_looks_at_its_neighbours(verb: Callable[..., Outcome]) -> None:

@@ -187,7 +187,8 @@ _ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_starts, 
 )
 def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
     call = _call(q, k, bias, *asked)
-    return _module(call).forward(q, k, v, bias, call)
+    out, log_sums = _module(call).forward(q, k, v, bias, call)
+    return out.contiguous(), log_sums  # as the compiler has been told
 
 
 @_opaque_attend.register_fake
@@ -208,7 +209,7 @@ def _opaque_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     call = _call(q, k, bias, *asked)
     dq, dk, dv, dbias = _module(call).backward(dout, q, k, v, bias, out, log_sums, call)
-    return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
+    return dq.contiguous(), dk.contiguous(), dv.contiguous(), q.new_empty(0) if dbias is None else dbias.contiguous()
 
 
 @_opaque_backward.register_fake

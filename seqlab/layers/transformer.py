@@ -153,8 +153,8 @@ def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "induct
     """From now on, each Transformer block in the model runs compiled where it reads sequences from their beginning.
 
     The token axis is dynamic, and what depends on lengths is opaque (`attend`, `places`), so that one graph serves all
-    batches of training, and one those of evaluation. Each is whole, and a break in it an error: behind a break, torch
-    would lose the mark of the token axis. Names of parameters stay as they are. The plain path and steps run uncompiled.
+    batches of training, and one those of evaluation. Each is whole, and a break in it an error: behind one, torch would
+    lose the mark of the token axis. Names of parameters stay as they are. The plain path and steps run uncompiled.
 
     Returns:
         How many blocks there are.

@@ -209,6 +209,21 @@ def test_names_copies_and_scripts_are_those_of_the_model_that_was_not_compiled()
     assert close([script.core(x, lengths, None)[0]], [twin.core(x, lengths, None)[0]])
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_operators_keep_what_the_compiler_is_told(biased: bool, dropout: float) -> None:
+    """Shapes and strides, also of what comes in as a view; and the gradient."""
+    qkv = torch.randn(9, 3, 2, 4, requires_grad=True)
+    bias = torch.randn(7, 2, requires_grad=True).t() if biased else None
+    seed, lengths = torch.tensor([3]) if dropout else None, torch.tensor([4, 0, 5])
+    asked = (bias, seed, lengths, lengths, None, True, 3, dropout)
+    torch.library.opcheck(attend_module._opaque_attend, (*qkv.unbind(1), *asked))
+    out, log_sums = attend_module._opaque_attend(*qkv.unbind(1), *asked)
+    kept = [x.detach() for x in (torch.randn_like(out), *qkv.unbind(1))]
+    asked = (None if bias is None else bias.detach(), out.detach(), log_sums.detach(), *asked[1:])
+    torch.library.opcheck(attend_module._opaque_backward, (*kept, *asked))
+
+
 def test_inductor_computes_the_same() -> None:
     torch.manual_seed(0)
     encoder = TransformerEncoder(11, RotaryPositions, width=16, layers=2, heads=4, dropout=0.0)
