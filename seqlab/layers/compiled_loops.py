@@ -64,7 +64,9 @@ def lstm(
 @custom_op("seqlab::lstm_backward", mutates_args=())
 def lstm_backward(
     weight_hh: Tensor,
+    h_BH: Tensor,
     c_BH: Tensor,
+    y_TH: Tensor,
     c_TH: Tensor,
     gates_TG: Tensor,
     dy_TH: Tensor,
@@ -72,18 +74,18 @@ def lstm_backward(
     dc_BH: Tensor,
     lengths: Tensor,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    weight_hh, c_BH, dy_TH = weight_hh.contiguous(), c_BH.contiguous(), dy_TH.contiguous()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weight_hh, h_BH, c_BH, dy_TH = weight_hh.contiguous(), h_BH.contiguous(), c_BH.contiguous(), dy_TH.contiguous()
     dh_BH, dc_BH = (
         dh_BH.clone(memory_format=torch.contiguous_format),
         dc_BH.clone(memory_format=torch.contiguous_format),
     )
-    dx_TG, carry_BH = torch.empty_like(gates_TG), torch.empty_like(dc_BH)
-    tensors = (weight_hh, c_BH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, dx_TG, carry_BH)
+    before_TH, dx_TG, carry_BH = torch.empty_like(y_TH), torch.empty_like(gates_TG), torch.empty_like(dc_BH)
+    tensors = (weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, dx_TG, before_TH, carry_BH)
     _run("lstm_backward", lengths, weight_hh.shape[1], reverse, *tensors)
     through_BH, count = _to_state(dx_TG, weight_hh, lengths, reverse)
     dh_BH[:count], dc_BH[:count] = through_BH, carry_BH[:count]
-    return dx_TG, dh_BH, dc_BH
+    return before_TH, dx_TG, dh_BH, dc_BH
 
 
 @custom_op("seqlab::gru", mutates_args=())
@@ -107,16 +109,16 @@ def gru_backward(
     dh_BH: Tensor,
     lengths: Tensor,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weight_hh, h_BH, dy_TH = weight_hh.contiguous(), h_BH.contiguous(), dy_TH.contiguous()
     dh_BH = dh_BH.clone(memory_format=torch.contiguous_format)
     dx_TG, carry_BH = y_TH.new_empty(y_TH.shape[0], 3 * y_TH.shape[1]), torch.empty_like(dh_BH)
-    dm_TG = torch.empty_like(dx_TG)
-    tensors = (weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, dx_TG, dm_TG, carry_BH)
+    dm_TG, before_TH = torch.empty_like(dx_TG), torch.empty_like(y_TH)
+    tensors = (weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, dx_TG, dm_TG, before_TH, carry_BH)
     _run("gru_backward", lengths, weight_hh.shape[1], reverse, *tensors)
     through_BH, count = _to_state(dm_TG, weight_hh, lengths, reverse)
     dh_BH[:count] = carry_BH[:count] + through_BH
-    return dx_TG, dm_TG, dh_BH
+    return before_TH, dx_TG, dm_TG, dh_BH
 
 
 @custom_op("seqlab::tanh", mutates_args=())
@@ -129,15 +131,16 @@ def tanh(x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse
 
 @custom_op("seqlab::tanh_backward", mutates_args=())
 def tanh_backward(
-    weight_hh: Tensor, y_TH: Tensor, dy_TH: Tensor, dh_BH: Tensor, lengths: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor]:
-    weight_hh, dy_TH = weight_hh.contiguous(), dy_TH.contiguous()
+    weight_hh: Tensor, h_BH: Tensor, y_TH: Tensor, dy_TH: Tensor, dh_BH: Tensor, lengths: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight_hh, h_BH, dy_TH = weight_hh.contiguous(), h_BH.contiguous(), dy_TH.contiguous()
     dh_BH = dh_BH.clone(memory_format=torch.contiguous_format)
-    dx_TH = torch.empty_like(y_TH)
-    _run("tanh_backward", lengths, weight_hh.shape[1], reverse, weight_hh, y_TH, dy_TH, dh_BH, dx_TH)
+    dx_TH, before_TH = torch.empty_like(y_TH), torch.empty_like(y_TH)
+    tensors = (weight_hh, h_BH, y_TH, dy_TH, dh_BH, dx_TH, before_TH)
+    _run("tanh_backward", lengths, weight_hh.shape[1], reverse, *tensors)
     through_BH, count = _to_state(dx_TH, weight_hh, lengths, reverse)
     dh_BH[:count] = through_BH
-    return dx_TH, dh_BH
+    return before_TH, dx_TH, dh_BH
 
 
 @custom_op("seqlab::scan", mutates_args=())

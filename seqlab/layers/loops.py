@@ -58,7 +58,9 @@ def lstm(
 
 def lstm_backward(
     weight_hh: Tensor,
+    h_BH: Tensor,
     c_BH: Tensor,
+    y_TH: Tensor,
     c_TH: Tensor,
     gates_TG: Tensor,
     dy_TH: Tensor,
@@ -66,8 +68,8 @@ def lstm_backward(
     dc_BH: Tensor,
     lengths: Tensor,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the projected inputs [T, 4 H], and of the initial state, two of [B, H]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h before each row [T, H]; gradients of the projected inputs [T, 4 H], and of the initial state, two of [B, H]."""
     widths, order = _steps(lengths, reverse)
     hidden = weight_hh.shape[1]
     c_prev_TH = previous_rows(c_TH, c_BH, lengths, reverse)
@@ -94,7 +96,7 @@ def lstm_backward(
         torch.mul(of_dc[s], dc.unsqueeze(1), out=difg[s])
         dc *= f[s]
         torch.mm(dx[s], weight_hh, out=dh)
-    return dx_TG, dh_BH, dc_BH
+    return previous_rows(y_TH, h_BH, lengths, reverse), dx_TG, dh_BH, dc_BH
 
 
 def gru(
@@ -129,8 +131,8 @@ def gru_backward(
     dh_BH: Tensor,
     lengths: Tensor,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the projected inputs [T, 3 H], of W h + b [T, 3 H], and of the initial state [B, H]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h before each row [T, H]; gradients of the inputs and of W h + b [T, 3 H], and of the initial state [B, H]."""
     widths, order = _steps(lengths, reverse)
     hidden = weight_hh.shape[1]
     h_prev_TH = previous_rows(y_TH, h_BH, lengths, reverse)
@@ -152,7 +154,7 @@ def gru_backward(
         dh += dy[s]
         torch.mul(of_dh[s], dh.unsqueeze(1), out=dgates[s])
         torch.addmm(dh.mul_(z[s]), through[s], weight_hh, out=dh)
-    return dgates_T4H[:, [0, 1, 3]].flatten(1), through_TG.contiguous(), dh_BH
+    return h_prev_TH, dgates_T4H[:, [0, 1, 3]].flatten(1), through_TG.contiguous(), dh_BH
 
 
 def tanh(x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
@@ -170,9 +172,9 @@ def tanh(x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse
 
 
 def tanh_backward(
-    weight_hh: Tensor, y_TH: Tensor, dy_TH: Tensor, dh_BH: Tensor, lengths: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the projected inputs [T, H] and of the initial state [B, H]."""
+    weight_hh: Tensor, h_BH: Tensor, y_TH: Tensor, dy_TH: Tensor, dh_BH: Tensor, lengths: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h before each row [T, H]; gradients of the projected inputs [T, H] and of the initial state [B, H]."""
     widths, order = _steps(lengths, reverse)
     to_x_TH = 1 - y_TH * y_TH
     dx_TH = torch.empty_like(y_TH)
@@ -183,4 +185,4 @@ def tanh_backward(
         dh += dy[s]
         torch.mul(dh, to_x[s], out=dx[s])
         torch.mm(dx[s], weight_hh, out=dh)
-    return dx_TH, dh_BH
+    return previous_rows(y_TH, h_BH, lengths, reverse), dx_TH, dh_BH

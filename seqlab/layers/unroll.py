@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers import compiled_loops, loops
 from seqlab.layers.product import multiply
-from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
+from seqlab.layers.steps import end_rows, permute, reversed_rows
 from seqlab.ragged import widths_of
 
 
@@ -122,11 +122,10 @@ class _LSTM(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor, dc_BH: Tensor) -> tuple[Tensor | None, ...]:
         weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, lengths = ctx.saved_tensors
-        dx_TG, dh_BH, dc_BH = loop_of(y_TH).lstm_backward(
-            weight_hh, c_BH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, lengths, ctx.reverse
+        h_before_TH, dx_TG, dh_BH, dc_BH = loop_of(y_TH).lstm_backward(
+            weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, lengths, ctx.reverse
         )
-        dw_GH = multiply(dx_TG.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
-        return dx_TG, dw_GH, dh_BH, dc_BH, None, None
+        return dx_TG, multiply(dx_TG.t(), h_before_TH), dh_BH, dc_BH, None, None
 
 
 class _GRU(torch.autograd.Function):
@@ -143,11 +142,10 @@ class _GRU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor) -> tuple[Tensor | None, ...]:
         weight_hh, h_BH, y_TH, gates_TG, lengths = ctx.saved_tensors
-        dx_TG, dproduct_TG, dh_first_BH = loop_of(y_TH).gru_backward(
+        h_before_TH, dx_TG, dproduct_TG, dh_first_BH = loop_of(y_TH).gru_backward(
             weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, lengths, ctx.reverse
         )
-        dw_GH = multiply(dproduct_TG.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
-        return dx_TG, dw_GH, dproduct_TG.sum(0), dh_first_BH, None, None
+        return dx_TG, multiply(dproduct_TG.t(), h_before_TH), dproduct_TG.sum(0), dh_first_BH, None, None
 
 
 class _Tanh(torch.autograd.Function):
@@ -164,6 +162,7 @@ class _Tanh(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TH: Tensor, dh_BH: Tensor) -> tuple[Tensor | None, ...]:
         weight_hh, h_BH, y_TH, lengths = ctx.saved_tensors
-        dx_TH, dh_first_BH = loop_of(y_TH).tanh_backward(weight_hh, y_TH, dy_TH, dh_BH, lengths, ctx.reverse)
-        dw_HH = multiply(dx_TH.t(), previous_rows(y_TH, h_BH, lengths, ctx.reverse))
-        return dx_TH, dw_HH, dh_first_BH, None, None
+        h_before_TH, dx_TH, dh_first_BH = loop_of(y_TH).tanh_backward(
+            weight_hh, h_BH, y_TH, dy_TH, dh_BH, lengths, ctx.reverse
+        )
+        return dx_TH, multiply(dx_TH.t(), h_before_TH), dh_first_BH, None, None

@@ -140,12 +140,13 @@ template <class T> struct LstmForward {
     }
 };
 
-// The same, differentiated. `carry` [B, H] takes the gradient of c to the step read before.
+// The same, differentiated. `h_before` [rows, H] is what each row started from, for the weights' gradient; `carry` [B, H]
+// takes the gradient of c to the step read before.
 template <class T> struct LstmBackward {
     static constexpr int gates = 1;
     long hidden, depth;
-    const T *w, *c0, *c, *act, *dy, *dh_end, *dc_end;
-    T *dpre, *carry;
+    const T *w, *h0, *c0, *y, *c, *act, *dy, *dh_end, *dc_end;
+    T *dpre, *h_before, *carry;
     T weight(long k, int, long unit) const { return w[k * hidden + unit]; }
     const T* source(Place at) const { return at.after >= 0 ? dpre + at.after * depth : nullptr; }
     void finish(Place at, long unit, int n, const V<T>* sums) const {
@@ -158,6 +159,7 @@ template <class T> struct LstmBackward {
         V<T> dc = load((at.after < 0 ? dc_end : carry) + state, n);
         const V<T> tanh_c = hyperbolic(load(c + row * H + unit, n));
         const V<T> c_before = load(row_of(c, c0, at.before, at.lane, H) + unit, n);
+        store(h_before + row * H + unit, load(row_of(y, h0, at.before, at.lane, H) + unit, n), n);
         dc += dh * o * (1 - tanh_c * tanh_c);
         T* to = dpre + row * 4 * H + unit;
         store(to, V<T>(dc * g * i * (1 - i)), n);
@@ -195,7 +197,7 @@ template <class T> struct GruBackward {
     static constexpr int gates = 1;
     long hidden, depth;
     const T *w, *h0, *y, *act, *dy, *dh_end;
-    T *dpre, *dm, *carry;
+    T *dpre, *dm, *h_before, *carry;
     T weight(long k, int, long unit) const { return w[k * hidden + unit]; }
     const T* source(Place at) const { return at.after >= 0 ? dm + at.after * depth : nullptr; }
     void finish(Place at, long unit, int n, const V<T>* sums) const {
@@ -205,6 +207,7 @@ template <class T> struct GruBackward {
         const long state = at.lane * H + unit;
         const V<T> dh = sums[0] + load(dy + row * H + unit, n) + load((at.after < 0 ? dh_end : carry) + state, n);
         const V<T> h = load(row_of(y, h0, at.before, at.lane, H) + unit, n);
+        store(h_before + row * H + unit, h, n);
         const V<T> dn = dh * (1 - z) * (1 - c * c), dr = dn * m * r * (1 - r), dz = dh * (h - c) * z * (1 - z);
         T *to = dpre + row * 3 * H + unit, *through = dm + row * 3 * H + unit;
         store(to, dr, n), store(to + H, dz, n), store(to + 2 * H, dn, n);
@@ -230,8 +233,8 @@ template <class T> struct TanhForward {
 template <class T> struct TanhBackward {
     static constexpr int gates = 1;
     long hidden, depth;
-    const T *w, *y, *dy, *dh_end;
-    T* dpre;
+    const T *w, *h0, *y, *dy, *dh_end;
+    T *dpre, *h_before;
     T weight(long k, int, long unit) const { return w[k * hidden + unit]; }
     const T* source(Place at) const { return at.after >= 0 ? dpre + at.after * depth : nullptr; }
     void finish(Place at, long unit, int n, const V<T>* sums) const {
@@ -240,6 +243,7 @@ template <class T> struct TanhBackward {
         if (at.after < 0) dh += load(dh_end + at.lane * hidden + unit, n);
         const V<T> h = load(y + i, n);
         store(dpre + i, V<T>(dh * (1 - h * h)), n);
+        store(h_before + i, load(row_of(y, h0, at.before, at.lane, hidden) + unit, n), n);
     }
 };
 
@@ -271,25 +275,27 @@ void scan(const Batch batch, int threads, const T* a, const T* b, const T* h0, T
                      T* act) {                                                                                         \
         sweep<T>(*b, LstmForward<T>{b->hidden, b->hidden, x, w, h0, c0, y, c, act}, false, threads);                   \
     }                                                                                                                  \
-    void lstm_backward_##NAME(const Batch* b, int threads, const T* w, const T* c0, const T* c, const T* act,          \
-                              const T* dy, const T* dh_end, const T* dc_end, T* dpre, T* carry) {                      \
-        sweep<T>(*b, LstmBackward<T>{b->hidden, 4 * b->hidden, w, c0, c, act, dy, dh_end, dc_end, dpre, carry}, true,  \
+    void lstm_backward_##NAME(const Batch* b, int threads, const T* w, const T* h0, const T* c0, const T* y,           \
+                              const T* c, const T* act, const T* dy, const T* dh_end, const T* dc_end, T* dpre,        \
+                              T* h_before, T* carry) {                                                                 \
+        const long H = b->hidden;                                                                                      \
+        sweep<T>(*b, LstmBackward<T>{H, 4 * H, w, h0, c0, y, c, act, dy, dh_end, dc_end, dpre, h_before, carry}, true, \
                  threads);                                                                                             \
     }                                                                                                                  \
     void gru_##NAME(const Batch* b, int threads, const T* x, const T* w, const T* bias, const T* h0, T* y, T* act) {   \
         sweep<T>(*b, GruForward<T>{b->hidden, b->hidden, x, w, bias, h0, y, act}, false, threads);                     \
     }                                                                                                                  \
     void gru_backward_##NAME(const Batch* b, int threads, const T* w, const T* h0, const T* y, const T* act,           \
-                             const T* dy, const T* dh_end, T* dpre, T* dm, T* carry) {                                 \
-        sweep<T>(*b, GruBackward<T>{b->hidden, 3 * b->hidden, w, h0, y, act, dy, dh_end, dpre, dm, carry}, true,       \
-                 threads);                                                                                             \
+                             const T* dy, const T* dh_end, T* dpre, T* dm, T* h_before, T* carry) {                    \
+        const long H = b->hidden;                                                                                      \
+        sweep<T>(*b, GruBackward<T>{H, 3 * H, w, h0, y, act, dy, dh_end, dpre, dm, h_before, carry}, true, threads);   \
     }                                                                                                                  \
     void tanh_##NAME(const Batch* b, int threads, const T* x, const T* w, const T* h0, T* y) {                         \
         sweep<T>(*b, TanhForward<T>{b->hidden, b->hidden, x, w, h0, y}, false, threads);                               \
     }                                                                                                                  \
-    void tanh_backward_##NAME(const Batch* b, int threads, const T* w, const T* y, const T* dy, const T* dh_end,       \
-                              T* dpre) {                                                                               \
-        sweep<T>(*b, TanhBackward<T>{b->hidden, b->hidden, w, y, dy, dh_end, dpre}, true, threads);                    \
+    void tanh_backward_##NAME(const Batch* b, int threads, const T* w, const T* h0, const T* y, const T* dy,           \
+                              const T* dh_end, T* dpre, T* h_before) {                                                 \
+        sweep<T>(*b, TanhBackward<T>{b->hidden, b->hidden, w, h0, y, dy, dh_end, dpre, h_before}, true, threads);      \
     }                                                                                                                  \
     void scan_##NAME(const Batch* b, int threads, const T* decay, const T* input, const T* h0, T* h) {                 \
         scan<T>(*b, threads, decay, input, h0, h);                                                                     \
