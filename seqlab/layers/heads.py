@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.product import affine, multiply
+from seqlab.layers.product import affine, multiply, over_rows
 
 IGNORED = -100  # a target that is not predicted: its row adds nothing
 
@@ -85,7 +85,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if dh_TD is not None:
                 dh_TD[chunk] = multiply(product, w_VD)
             if dw_VD is not None:
-                dw_VD += multiply(product.t(), h)
+                dw_VD += over_rows(product, h)
             if db_V is not None:
                 db_V += z.sum(0)
         ctx.save_for_backward(dh_TD, dw_VD, db_V)

@@ -59,6 +59,13 @@ def in_words(device: torch.device, dtype: torch.dtype) -> str:
     return "oneDNN" if has_onednn(torch.empty(1, dtype=dtype, device=device)) else "torch's own product"
 
 
+def over_rows(a_TA: Tensor, b_TB: Tensor) -> Tensor:
+    """a^T b, as the gradient of a weight is made: [A, B]. oneDNN copies its left factor; that is the narrower one."""
+    if a_TA.shape[1] <= b_TB.shape[1]:
+        return multiply(a_TA.t(), b_TB)
+    return multiply(b_TB.t(), a_TA).t()
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -72,7 +79,7 @@ class _Linear(torch.autograd.Function):
         needed = ctx.needs_input_grad
         return (
             multiply(grad, weight) if needed[0] else None,
-            multiply(grad.t(), x_TD) if needed[1] else None,
+            over_rows(grad, x_TD) if needed[1] else None,
             grad.sum(0) if needed[2] else None,
         )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers import compiled_loops, loops
-from seqlab.layers.product import multiply
+from seqlab.layers.product import over_rows
 from seqlab.layers.steps import end_rows, permute, reversed_rows
 from seqlab.ragged import widths_of
 
@@ -125,7 +125,7 @@ class _LSTM(torch.autograd.Function):
         h_before_TH, dx_TG, dh_BH, dc_BH = loop_of(y_TH).lstm_backward(
             weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, lengths, ctx.reverse
         )
-        return dx_TG, multiply(dx_TG.t(), h_before_TH), dh_BH, dc_BH, None, None
+        return dx_TG, over_rows(dx_TG, h_before_TH), dh_BH, dc_BH, None, None
 
 
 class _GRU(torch.autograd.Function):
@@ -145,7 +145,7 @@ class _GRU(torch.autograd.Function):
         h_before_TH, dx_TG, dproduct_TG, dh_first_BH = loop_of(y_TH).gru_backward(
             weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, lengths, ctx.reverse
         )
-        return dx_TG, multiply(dproduct_TG.t(), h_before_TH), dproduct_TG.sum(0), dh_first_BH, None, None
+        return dx_TG, over_rows(dproduct_TG, h_before_TH), dproduct_TG.sum(0), dh_first_BH, None, None
 
 
 class _Tanh(torch.autograd.Function):
@@ -165,4 +165,4 @@ class _Tanh(torch.autograd.Function):
         h_before_TH, dx_TH, dh_first_BH = loop_of(y_TH).tanh_backward(
             weight_hh, h_BH, y_TH, dy_TH, dh_BH, lengths, ctx.reverse
         )
-        return dx_TH, multiply(dx_TH.t(), h_before_TH), dh_first_BH, None, None
+        return dx_TH, over_rows(dx_TH, h_before_TH), dh_first_BH, None, None

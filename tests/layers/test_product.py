@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.layers.backend import backend
-from seqlab.layers.product import Linear, has_onednn, linear, multiply
+from seqlab.layers.product import Linear, has_onednn, linear, multiply, over_rows
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 5), (70, 5), (3, 4, 5), (0, 4, 5)])
@@ -36,8 +36,10 @@ def test_only_gradients_that_are_wanted_are_computed() -> None:
     assert torch.allclose(gradient, x.sum(0).expand(2, 3))
 
 
-def test_multiply_takes_transposed_factors() -> None:
+def test_products_for_gradients_take_any_factors() -> None:
     a, b = torch.randn(6, 4), torch.randn(6, 5)
+    for one, other in ((a, b), (b, a), (a[:0], b[:0]), (a[::2], b[::2])):
+        assert torch.allclose(over_rows(one, other), one.t() @ other, atol=1e-5)
     assert torch.allclose(multiply(a.t(), b), a.t() @ b, atol=1e-5)
 
 
