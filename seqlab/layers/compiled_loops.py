@@ -49,16 +49,16 @@ def _to_state(dx_TG: Tensor, weight_hh: Tensor, lengths: Tensor, reverse: bool) 
     return dx_TG[begins] @ weight_hh, len(begins)
 
 
-@custom_op("seqlab::lstm", mutates_args=())
+@custom_op("seqlab::lstm", mutates_args=("x_TG",))
 def lstm(
     x_TG: Tensor, weight_hh: Tensor, h_BH: Tensor, c_BH: Tensor, lengths: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    x_TG, weight_hh, h_BH, c_BH = x_TG.contiguous(), weight_hh.contiguous(), h_BH.contiguous(), c_BH.contiguous()
+) -> tuple[Tensor, Tensor]:
+    assert x_TG.is_contiguous()  # it is written to
+    weight_hh, h_BH, c_BH = weight_hh.contiguous(), h_BH.contiguous(), c_BH.contiguous()
     hidden = weight_hh.shape[1]
     y_TH, c_TH = x_TG.new_empty(x_TG.shape[0], hidden), x_TG.new_empty(x_TG.shape[0], hidden)
-    gates_TG = torch.empty_like(x_TG)
-    _run("lstm", lengths, hidden, reverse, x_TG, weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG)
-    return y_TH, c_TH, gates_TG
+    _run("lstm", lengths, hidden, reverse, x_TG, weight_hh, h_BH, c_BH, y_TH, c_TH)
+    return y_TH, c_TH
 
 
 @custom_op("seqlab::lstm_backward", mutates_args=())

@@ -31,20 +31,19 @@ def _steps(lengths: Tensor, reverse: bool) -> tuple[list[int], list[int]]:
 
 def lstm(
     x_TG: Tensor, weight_hh: Tensor, h_BH: Tensor, c_BH: Tensor, lengths: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [T, H], cell states [T, H], and the gates i, f, g, o [T, 4 H]."""
+) -> tuple[Tensor, Tensor]:
+    """Outputs [T, H] and cell states [T, H]. The gates i, f, g, o [T, 4 H] are written over `x_TG`."""
     widths, order = _steps(lengths, reverse)
     hidden = weight_hh.shape[1]
-    gates_TG = torch.empty_like(x_TG)
     y_TH, c_TH, tanh_c_TH = x_TG.new_empty(3, x_TG.shape[0], hidden).unbind(0)
     w_HG = weight_hh.t()
     h_BH, c_BH = h_BH.clone(), c_BH.clone()
-    x, gates, i_f = x_TG.split(widths), gates_TG.split(widths), gates_TG[:, : 2 * hidden].split(widths)
-    i, f, g, o = (gate.split(widths) for gate in gates_TG.split(hidden, 1))
+    gates, i_f = x_TG.split(widths), x_TG[:, : 2 * hidden].split(widths)
+    i, f, g, o = (gate.split(widths) for gate in x_TG.split(hidden, 1))
     y, c, tanh_c = (rows.split(widths) for rows in (y_TH, c_TH, tanh_c_TH))
     for s in order:
         h_prev, c_prev = h_BH[: widths[s]], c_BH[: widths[s]]
-        torch.addmm(x[s], h_prev, w_HG, out=gates[s])
+        gates[s].addmm_(h_prev, w_HG)
         i_f[s].sigmoid_()
         g[s].tanh_()
         o[s].sigmoid_()
@@ -53,7 +52,7 @@ def lstm(
         torch.mul(o[s], tanh_c[s], out=y[s])
         h_prev.copy_(y[s])
         c_prev.copy_(c[s])
-    return y_TH, c_TH, gates_TG
+    return y_TH, c_TH
 
 
 def lstm_backward(

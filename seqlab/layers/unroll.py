@@ -75,7 +75,7 @@ def unroll_cudnn(
 def unroll_lstm(
     x_TG: Tensor, weight_hh: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TG` [T, 4 H] is `project`ed."""
+    """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TG` [T, 4 H] is `project`ed, and lost."""
     h_BH, c_BH = (s.to(weight_hh.dtype) for s in state)
     y_TH, h_BH, c_BH = _LSTM.apply(x_TG.to(weight_hh.dtype), weight_hh, h_BH, c_BH, lengths, reverse)
     return y_TH, [h_BH, c_BH]
@@ -113,7 +113,8 @@ class _LSTM(torch.autograd.Function):
     def forward(
         ctx: Any, x_TG: Tensor, weight_hh: Tensor, h_BH: Tensor, c_BH: Tensor, lengths: Tensor, reverse: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y_TH, c_TH, gates_TG = loop_of(x_TG).lstm(x_TG, weight_hh, h_BH, c_BH, lengths, reverse)
+        gates_TG = x_TG.detach()  # the loop writes over it: nobody else holds what `project` made, and memory is slow
+        y_TH, c_TH = loop_of(x_TG).lstm(gates_TG, weight_hh, h_BH, c_BH, lengths, reverse)
         ctx.save_for_backward(weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, lengths)
         ctx.reverse = reverse
         return y_TH, _final(y_TH, h_BH, lengths, reverse), _final(c_TH, c_BH, lengths, reverse)

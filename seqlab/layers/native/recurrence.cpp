@@ -119,20 +119,19 @@ template <class T> inline const T* row_of(const T* computed, const T* state, lon
     return row >= 0 ? computed + row * hidden : state + lane * hidden;
 }
 
-// i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of x + W h;  c' = f c + i g;  h' = o tanh(c')
+// i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of x + W h, written over x;  c' = f c + i g;  h' = o tanh(c')
 template <class T> struct LstmForward {
     static constexpr int gates = 4;
     long hidden, depth;
-    const T *x, *w, *h0, *c0;
-    T *y, *c, *act;
+    const T *w, *h0, *c0;
+    T *x, *y, *c;
     T weight(long k, int g, long unit) const { return w[(g * hidden + unit) * depth + k]; }
     const T* source(Place at) const { return row_of(y, h0, at.before, at.lane, hidden); }
     void finish(Place at, long unit, int n, const V<T>* sums) const {
         const long H = hidden, row = at.row;
-        const T* pre = x + row * 4 * H + unit;
-        T* to = act + row * 4 * H + unit;
-        const V<T> i = sigmoid(load(pre, n) + sums[0]), f = sigmoid(load(pre + H, n) + sums[1]);
-        const V<T> g = hyperbolic(load(pre + 2 * H, n) + sums[2]), o = sigmoid(load(pre + 3 * H, n) + sums[3]);
+        T* to = x + row * 4 * H + unit;
+        const V<T> i = sigmoid(load(to, n) + sums[0]), f = sigmoid(load(to + H, n) + sums[1]);
+        const V<T> g = hyperbolic(load(to + 2 * H, n) + sums[2]), o = sigmoid(load(to + 3 * H, n) + sums[3]);
         const V<T> new_c = f * load(row_of(c, c0, at.before, at.lane, H) + unit, n) + i * g;
         store(to, i, n), store(to + H, f, n), store(to + 2 * H, g, n), store(to + 3 * H, o, n);
         store(c + row * H + unit, new_c, n);
@@ -271,9 +270,8 @@ void scan(const Batch batch, int threads, const T* a, const T* b, const T* h0, T
 // ------------------------------------------------------------------------------------------------------ what is called
 
 #define SWEEPS(T, NAME)                                                                                                \
-    void lstm_##NAME(const Batch* b, int threads, const T* x, const T* w, const T* h0, const T* c0, T* y, T* c,        \
-                     T* act) {                                                                                         \
-        sweep<T>(*b, LstmForward<T>{b->hidden, b->hidden, x, w, h0, c0, y, c, act}, false, threads);                   \
+    void lstm_##NAME(const Batch* b, int threads, T* x, const T* w, const T* h0, const T* c0, T* y, T* c) {            \
+        sweep<T>(*b, LstmForward<T>{b->hidden, b->hidden, w, h0, c0, x, y, c}, false, threads);                        \
     }                                                                                                                  \
     void lstm_backward_##NAME(const Batch* b, int threads, const T* w, const T* h0, const T* c0, const T* y,           \
                               const T* c, const T* act, const T* dy, const T* dh_end, const T* dc_end, T* dpre,        \
