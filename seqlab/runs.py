@@ -135,6 +135,14 @@ def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path, 
         raise InputError(_told(f"{path} was begun with other input", different) + (f"\n{advice}" if advice else ""))
 
 
+def warn_of_other_bits(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Tells where a run is continued on something that computes the same, but rounds otherwise."""
+    changed = [key for key in ("device", "threads", "kernels") if key in stored and stored[key] != now[key]]
+    if changed:
+        told = "; ".join(f"{key}: {stored[key]} at its start, {now[key]} now" for key in changed)
+        logger.warning("the run goes on, but not to the same bits: %s", told)
+
+
 def _root(command: Command) -> Path:
     name = command.config["name"] or "-".join(command.choices[group] for group in ("data", "model"))
     return Path("runs") / str(name)

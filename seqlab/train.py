@@ -31,6 +31,7 @@ def job(command: Command) -> None:
             trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
             folder.begin(text, runs.provenance(command))
             facts = {**parts.identity(), **trainer.throughput.facts(), "kernels": parts.kernels}
+            runs.warn_of_other_bits(folder.facts, facts)
             folder.record(**facts, data_facts=parts.corpus.facts)
             if continues:
                 trainer.resume()

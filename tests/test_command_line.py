@@ -301,7 +301,7 @@ def test_a_root_that_cannot_be_made(run: Run, job: Job, root: str, capsys: pytes
 def test_help_names_groups_choices_and_examples(run: Run, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     told = capsys.readouterr().out
-    assert "model: gru, lstm, mingru, minlstm, tanh, transformer\n" in told
+    assert "model: gru, lstm, mingru, minlstm, tanh, transformer, universal\n" in told
     assert "python -m seqlab.train -m model=lstm,gru seed=1,2\n" in told
     assert 'eval "$(seqlab-train --shell-completion install=bash)"' in told
     assert len(told.splitlines()) < 40

@@ -60,9 +60,16 @@ def choose(
     return "explicit"
 
 
-def in_words(device: torch.device, dtype: torch.dtype, head_width: int = 64) -> str:
-    """Which kernel attention without bias, dropout or window runs on, for people."""
-    return _WORDS[choose(device, dtype, head_width)]
+def in_words(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_width: int = 64,
+    window: bool = False,
+    grouped: bool = False,
+    weighted: bool = False,
+) -> str:
+    """The same, for people."""
+    return _WORDS[choose(device, dtype, head_width, window, grouped, weighted)]
 
 
 def attend(
@@ -88,7 +95,11 @@ def attend(
     Raises:
         ValueError: a window that is not causal, and numbers of keys and queries that differ.
     """
-    if window is not None and not causal and not torch.equal(lengths, key_lengths):
+    k_TGK, v_TGK = k_TGK.to(q_THK.dtype), v_TGK.to(q_THK.dtype)  # a cache may be of another precision
+    compiling = False
+    if not torch.jit.is_scripting():
+        compiling = torch.compiler.is_compiling()  # and may not look at lengths
+    if not compiling and window is not None and not causal and not torch.equal(lengths, key_lengths):
         raise ValueError("a window that is not causal needs as many keys as queries in every sequence")
     if not torch.jit.is_scripting():
         if torch.compiler.is_compiling() or is_fast():

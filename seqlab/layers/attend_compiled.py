@@ -62,8 +62,26 @@ class _Batch(ctypes.Structure):
 def _run(
     name: str, where: list[Tensor], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, *rest: Tensor
 ) -> None:
-    """Calls the function of that name; `where`: starts, lengths, key_starts, key_lengths."""
+    """Calls the function of that name; `where`: starts, lengths, key_starts, key_lengths.
+
+    Raises:
+        ValueError: something does not fit, which C++ would not notice.
+    """
     where = [tensor.contiguous() for tensor in where]
+    _, lengths, key_starts, key_lengths = where
+    rows = int((key_starts + key_lengths).max()) if len(key_starts) else 0
+    if (
+        any(tensor.dtype != torch.int64 or tensor.shape != lengths.shape for tensor in where)
+        or q.shape[0] != int(lengths.sum())
+        or k.shape != v.shape
+        or k.shape[0] < rows
+        or q.shape[1] % k.shape[1]
+        or q.shape[2] != k.shape[2]
+    ):
+        raise ValueError(
+            f"queries {list(q.shape)}, keys {list(k.shape)}, values {list(v.shape)} and lengths do not fit: "
+            f"{len(lengths)} sequences of {int(lengths.sum())} queries and up to row {rows} of keys"
+        )
     pointers = [tensor.data_ptr() for tensor in where]
     batch = _Batch(*pointers, len(where[0]), q.shape[1], k.shape[1], q.shape[2], causal, window)
     factors = (q, q.stride(0), k, k.stride(0), v, v.stride(0))

@@ -5,12 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attend import attend, attend_block
+from seqlab.layers.attend import attend, attend_block, in_words
 from seqlab.layers.cache import tight
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions, places
 from seqlab.layers.product import Linear
 from seqlab.ragged import Ragged
+
+
+def checked(width: int, heads: int, kv_heads: int | None, dropout: float) -> int:
+    """How many heads keys and values have: `heads`, unless told otherwise.
+
+    Raises:
+        ValueError: the numbers do not divide one another, or dropout would leave nothing.
+    """
+    if width % heads:
+        raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+    kv_heads = heads if kv_heads is None else kv_heads
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"model.attention_dropout={dropout}: expected at least 0 and less than 1")
+    return kv_heads
 
 
 class SelfAttention(SequenceLayer):
@@ -38,15 +54,9 @@ class SelfAttention(SequenceLayer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
-        self.kv_heads = heads if kv_heads is None else kv_heads
-        if self.kv_heads < 1 or heads % self.kv_heads:
-            raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+        self.kv_heads = checked(width, heads, kv_heads, dropout)
         if window is not None and window < 1:
             raise ValueError(f"model.window={window}: expected at least 1, or null")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"model.attention_dropout={dropout}: expected at least 0 and less than 1")
         self.heads = heads
         self.causal = causal
         self.positions = positions
@@ -54,6 +64,13 @@ class SelfAttention(SequenceLayer):
         self.dropout = dropout
         self.qkv = Linear(width, (heads + 2 * self.kv_heads) * (width // heads))
         self.out = Linear(width, width)
+
+    @torch.jit.unused
+    def kernel(self, device: torch.device, dtype: torch.dtype) -> str:
+        """What computes its attention while training, in words."""
+        weighted = self.dropout > 0 or self.positions.bias(self.causal) is not None
+        grouped = self.kv_heads != self.heads
+        return in_words(device, dtype, self.out.in_features // self.heads, self.window is not None, grouped, weighted)
 
     @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
@@ -115,11 +132,7 @@ class CrossAttention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
-        self.kv_heads = heads if kv_heads is None else kv_heads
-        if self.kv_heads < 1 or heads % self.kv_heads:
-            raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+        self.kv_heads = checked(width, heads, kv_heads, dropout)
         self.heads = heads
         self.dropout = dropout
         self.query = Linear(width, width)

@@ -10,7 +10,8 @@ A cache is a list [keys, values, keys, values, ..., taken, starts, lengths]: of 
 
 To select sequences, also twice or in another order, is to select starts and lengths. To append is to write the rows
 behind each sequence, if nobody has: a cache that is continued a second time, and two copies of one sequence, find them
-taken. Then, and when the room is used up, all rows move to a new place, with room for half as many again.
+taken. Then, and when the room is used up, all rows move to a new place, with room for half as many again. One thread
+at a time may continue caches over the same rows.
 """
 
 from __future__ import annotations

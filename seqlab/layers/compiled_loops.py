@@ -34,8 +34,21 @@ class _Batch(ctypes.Structure):
     )
 
 
-def _run(name: str, lengths: Tensor, hidden: int, reverse: bool, *tensors: Tensor) -> None:
-    """Calls the function of that name on contiguous tensors; the last ones are written to."""
+def _run(name: str, lengths: Tensor, rows: Tensor, state: Tensor, reverse: bool, *tensors: Tensor) -> None:
+    """Calls the function of that name on contiguous tensors; the last ones are written to.
+
+    Args:
+        rows, state: one of those [T, ...], and one of those [B, H].
+
+    Raises:
+        ValueError: they do not fit the lengths, which C++ would not notice.
+    """
+    hidden = state.shape[1]
+    if lengths.dtype != torch.int64 or rows.shape[0] != int(lengths.sum()) or state.shape[0] != lengths.shape[0]:
+        raise ValueError(
+            f"{rows.shape[0]} rows and a state of {state.shape[0]} do not fit {lengths.shape[0]} sequences of "
+            f"{int(lengths.sum())} tokens ({lengths.dtype})"
+        )
     widths = widths_of(lengths)
     starts = offsets_of(widths)
     batch = _Batch(starts.data_ptr(), widths.data_ptr(), widths.shape[0], hidden, reverse)
@@ -57,7 +70,7 @@ def lstm(
     weight_hh, h_BH, c_BH = weight_hh.contiguous(), h_BH.contiguous(), c_BH.contiguous()
     hidden = weight_hh.shape[1]
     y_TH, c_TH = x_TG.new_empty(x_TG.shape[0], hidden), x_TG.new_empty(x_TG.shape[0], hidden)
-    _run("lstm", lengths, hidden, reverse, x_TG, weight_hh, h_BH, c_BH, y_TH, c_TH)
+    _run("lstm", lengths, x_TG, h_BH, reverse, x_TG, weight_hh, h_BH, c_BH, y_TH, c_TH)
     return y_TH, c_TH
 
 
@@ -82,7 +95,7 @@ def lstm_backward(
     )
     before_TH, dx_TG, carry_BH = torch.empty_like(y_TH), torch.empty_like(gates_TG), torch.empty_like(dc_BH)
     tensors = (weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, dx_TG, before_TH, carry_BH)
-    _run("lstm_backward", lengths, weight_hh.shape[1], reverse, *tensors)
+    _run("lstm_backward", lengths, y_TH, h_BH, reverse, *tensors)
     through_BH, count = _to_state(dx_TG, weight_hh, lengths, reverse)
     dh_BH[:count], dc_BH[:count] = through_BH, carry_BH[:count]
     return before_TH, dx_TG, dh_BH, dc_BH
@@ -95,7 +108,7 @@ def gru(
     x_TG, weight_hh, bias_hh, h_BH = x_TG.contiguous(), weight_hh.contiguous(), bias_hh.contiguous(), h_BH.contiguous()
     hidden = weight_hh.shape[1]
     y_TH, gates_TG = x_TG.new_empty(x_TG.shape[0], hidden), x_TG.new_empty(x_TG.shape[0], 4 * hidden)
-    _run("gru", lengths, hidden, reverse, x_TG, weight_hh, bias_hh, h_BH, y_TH, gates_TG)
+    _run("gru", lengths, x_TG, h_BH, reverse, x_TG, weight_hh, bias_hh, h_BH, y_TH, gates_TG)
     return y_TH, gates_TG
 
 
@@ -115,7 +128,7 @@ def gru_backward(
     dx_TG, carry_BH = y_TH.new_empty(y_TH.shape[0], 3 * y_TH.shape[1]), torch.empty_like(dh_BH)
     dm_TG, before_TH = torch.empty_like(dx_TG), torch.empty_like(y_TH)
     tensors = (weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, dx_TG, dm_TG, before_TH, carry_BH)
-    _run("gru_backward", lengths, weight_hh.shape[1], reverse, *tensors)
+    _run("gru_backward", lengths, y_TH, h_BH, reverse, *tensors)
     through_BH, count = _to_state(dm_TG, weight_hh, lengths, reverse)
     dh_BH[:count] = carry_BH[:count] + through_BH
     return before_TH, dx_TG, dm_TG, dh_BH
@@ -125,7 +138,7 @@ def gru_backward(
 def tanh(x_TH: Tensor, weight_hh: Tensor, h_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
     x_TH, weight_hh, h_BH = x_TH.contiguous(), weight_hh.contiguous(), h_BH.contiguous()
     y_TH = torch.empty_like(x_TH)
-    _run("tanh", lengths, weight_hh.shape[1], reverse, x_TH, weight_hh, h_BH, y_TH)
+    _run("tanh", lengths, x_TH, h_BH, reverse, x_TH, weight_hh, h_BH, y_TH)
     return y_TH
 
 
@@ -137,7 +150,7 @@ def tanh_backward(
     dh_BH = dh_BH.clone(memory_format=torch.contiguous_format)
     dx_TH, before_TH = torch.empty_like(y_TH), torch.empty_like(y_TH)
     tensors = (weight_hh, h_BH, y_TH, dy_TH, dh_BH, dx_TH, before_TH)
-    _run("tanh_backward", lengths, weight_hh.shape[1], reverse, *tensors)
+    _run("tanh_backward", lengths, y_TH, h_BH, reverse, *tensors)
     through_BH, count = _to_state(dx_TH, weight_hh, lengths, reverse)
     dh_BH[:count] = through_BH
     return before_TH, dx_TH, dh_BH
@@ -147,5 +160,5 @@ def tanh_backward(
 def scan(a_TH: Tensor, b_TH: Tensor, lengths: Tensor, initial_BH: Tensor, reverse: bool) -> Tensor:
     a_TH, b_TH, initial_BH = a_TH.contiguous(), b_TH.contiguous(), initial_BH.contiguous()
     h_TH = torch.empty_like(b_TH)
-    _run("scan", lengths, b_TH.shape[1], reverse, a_TH, b_TH, initial_BH, h_TH)
+    _run("scan", lengths, b_TH, initial_BH, reverse, a_TH, b_TH, initial_BH, h_TH)
     return h_TH

@@ -46,32 +46,56 @@ def call(name: str, function: str, dtype: torch.dtype, batch: ctypes.Structure, 
 def library(name: str) -> ctypes.CDLL | None:
     """The loaded library, compiled first if need be; None where that is not possible, which is logged once.
 
-    `SEQLAB_COMPILED=0` in the environment does without.
+    The compiler is $CXX, or g++. `SEQLAB_COMPILED=0` in the environment does without.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++"))), None)
     if os.environ.get("SEQLAB_COMPILED") == "0" or compiler is None or platform.system() != "Linux":
         return None
     try:
-        return ctypes.CDLL(str(built(name, compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
+        path = built(name, compiler, private_folder())
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # damaged, perhaps: once more
+            path.unlink()
+            return ctypes.CDLL(str(built(name, compiler, path.parent)))
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-        logger.warning("%s runs on torch's operators, its own code could not be compiled: %s", name, told)
+        logger.warning(
+            "%s runs on torch's operators: %s could not compile its own code (SEQLAB_COMPILED=0 does not try): %s",
+            name,
+            compiler,
+            told,
+        )
         return None
 
 
-def built(name: str, compiler: str) -> Path:
+def private_folder() -> Path:
+    """Where libraries are kept: of this user's own, for whoever may write there runs code as us.
+
+    Raises:
+        RuntimeError: there is no home, or others may write to the folder.
+    """
+    folder = Path.home() / ".cache" / "seqlab" / "compiled"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise RuntimeError(f"{folder} is not this user's alone: chmod go-w, or remove it")
+    return folder
+
+
+def built(name: str, compiler: str, folder: Path) -> Path:
     """The library's file, made if it is not there; whoever makes it at the same time makes the same."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model"))]
-    source = FOLDER / f"{name}.cpp"
-    about = [source.read_text(), (FOLDER / "vector.h").read_text(), *FLAGS, version, *sorted(set(processor))]
-    folder = Path(os.environ.get("SEQLAB_CACHE") or Path.home() / ".cache" / "seqlab") / "compiled"
+    told = ("flags", "model", "Features", "CPU")  # of the processor, on x86 and on ARM
+    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(told)]
+    source, header = FOLDER / f"{name}.cpp", FOLDER / "vector.h"
+    about = [source.read_text(), header.read_text(), *FLAGS, version, platform.machine(), *sorted(set(processor))]
     path = folder / f"{name}-{hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as beside:
             code, made = f"{beside}/code.o", f"{beside}/code.so"
             for command in ([compiler, *FLAGS, "-c", str(source), "-o", code], [compiler, "-shared", code, "-o", made]):
-                subprocess.run(command, capture_output=True, text=True, check=True)  # the second without -fopenmp
+                # The second without -fopenmp: the runtime is torch's.
+                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             os.replace(made, path)
     return path

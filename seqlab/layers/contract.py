@@ -121,7 +121,9 @@ def _mapped(state: Any, function: Callable[[Any], Any]) -> Any:
     mapped = {key: _mapped(part, function) for key, part in parts.items()}
     if isinstance(state, Mapping):
         return type(state)(mapped)  # type: ignore[call-arg]
-    if dataclasses.is_dataclass(state) or hasattr(state, "_fields"):  # a NamedTuple takes its parts one by one
+    if dataclasses.is_dataclass(state):
+        return type(state)(**mapped)  # type: ignore[misc]
+    if hasattr(state, "_fields"):  # a NamedTuple takes its parts one by one
         return type(state)(*mapped.values())
     return type(state)(mapped.values())
 

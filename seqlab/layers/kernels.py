@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from seqlab.layers import attend, product, scan, unroll
-from seqlab.layers.attention import CrossAttention, SelfAttention
+from seqlab.layers import product, scan, unroll
+from seqlab.layers.attention import SelfAttention
 from seqlab.layers.cells import GatedCell
 from seqlab.layers.rnn import Recurrence
 from seqlab.layers.scan import MinimalCell
+from seqlab.layers.transformer import TransformerBlock
+from seqlab.layers.universal import UniversalTransformer
 
 
 def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Part of the model to what computes it, on that device and with products in that dtype."""
     words = {"linear maps": product.in_words(device, dtype)}
     for module in model.modules():
-        if isinstance(module, SelfAttention | CrossAttention):
-            words["attention"] = attend.in_words(device, dtype, module.out.in_features // module.heads)
+        if isinstance(module, SelfAttention):
+            words["attention"] = module.kernel(device, dtype)
+        if isinstance(module, UniversalTransformer):
+            words["attention"] = "torch's own on runs of equal length"
+        if isinstance(module, TransformerBlock) and module.compiler is not None:
+            words["blocks"] = "torch.compile"
         if isinstance(module, Recurrence):
             if isinstance(module.cell, GatedCell):
                 words["recurrence"] = unroll.in_words(device)

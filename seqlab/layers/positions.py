@@ -147,9 +147,8 @@ class RelativePositions(Positions):
             first = torch.where(distance > 0, buckets, first)
         exact = buckets // 2
         far = torch.log(before.clamp(min=1).double() / exact) / math.log(self.max_distance / exact)
-        far = (exact + (far * (buckets - exact) + 1e-9).long()).clamp(
-            max=buckets - 1
-        )  # a bound belongs to what follows
+        far = far * (buckets - exact) + 1e-9  # a bound belongs to what follows
+        far = (exact + far.long()).clamp(max=buckets - 1)
         return first + torch.where(before < exact, before, far)
 
     def bias(self, causal: bool) -> Tensor | None:

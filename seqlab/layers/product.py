@@ -8,6 +8,8 @@ export, autocast and `backend("plain")`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,7 +43,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def affine(x_TD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b of matrices."""
-    return _product(x_TD, weight, bias) if has_onednn(x_TD) else F.linear(x_TD, weight, bias)
+    product = _product() if has_onednn(x_TD) else None
+    return F.linear(x_TD, weight, bias) if product is None else product(x_TD, weight, bias)
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 def has_onednn(x: Tensor) -> bool:
     """Whether products of tensors such as this one can be had from oneDNN, which knows no empty ones."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product is not None
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product() is not None
 
 
 def in_words(device: torch.device, dtype: torch.dtype) -> str:
@@ -84,7 +87,8 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _find_product() -> Any:
+@cache
+def _product() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
     """oneDNN's x W^T + b, if this torch has the operator and it computes that."""
     try:
         operator = torch.ops.mkldnn._linear_pointwise
@@ -92,10 +96,8 @@ def _find_product() -> Any:
         def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return operator(x, weight, bias, "none", [], "")
 
-        x, weight, bias = torch.arange(6.0).view(3, 2), torch.arange(8.0).view(2, 4).t(), torch.arange(4.0)
+        with torch.device("cpu"):
+            x, weight, bias = torch.arange(6.0).view(3, 2), torch.arange(8.0).view(2, 4).t(), torch.arange(4.0)
         return product if torch.equal(product(x, weight, bias), F.linear(x, weight, bias)) else None
     except (AttributeError, RuntimeError):
         return None
-
-
-_product = _find_product()

@@ -201,11 +201,9 @@ class RecurrentStack(SequenceLayer):
         """Whether a state that was handed in fits.
 
         Raises:
-            ValueError: it has not as many tensors as the cells, or one has not as many rows as there are sequences.
+            ValueError: it has not as many tensors as the cells, or one has another shape than theirs.
         """
-        expected = len(self.initial_state(0))
-        if len(state) != expected or any(tensor.shape[:1] != (batch,) for tensor in state):
-            raise ValueError(
-                f"{expected} state tensors [{batch}, ...] are expected, one row for each of {batch} sequences; got "
-                f"{[list(tensor.shape) for tensor in state]}"
-            )
+        expected = [[batch, *tensor.shape[1:]] for tensor in self.initial_state(0)]
+        got = [list(tensor.shape) for tensor in state]
+        if got != expected:
+            raise ValueError(f"a state of {batch} sequences is expected, tensors of shapes {expected}; got {got}")

@@ -76,7 +76,7 @@ def unroll_lstm(
     x_TG: Tensor, weight_hh: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TG` [T, 4 H] is `project`ed, and lost."""
-    h_BH, c_BH = (s.to(weight_hh.dtype) for s in state)
+    h_BH, c_BH = _fitting(state, weight_hh, lengths)
     y_TH, h_BH, c_BH = _LSTM.apply(x_TG.to(weight_hh.dtype), weight_hh, h_BH, c_BH, lengths, reverse)
     return y_TH, [h_BH, c_BH]
 
@@ -85,7 +85,7 @@ def unroll_gru(
     x_TG: Tensor, weight_hh: Tensor, bias_hh: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TG` [T, 3 H] is `project`ed."""
-    h_BH = state[0].to(weight_hh.dtype)
+    (h_BH,) = _fitting(state, weight_hh, lengths)
     y_TH, h_BH = _GRU.apply(x_TG.to(weight_hh.dtype), weight_hh, bias_hh, h_BH, lengths, reverse)
     return y_TH, [h_BH]
 
@@ -94,9 +94,22 @@ def unroll_tanh(
     x_TH: Tensor, weight_hh: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs [T, H] and the state [B, H] after each sequence's last step; `x_TH` [T, H] is `project`ed."""
-    h_BH = state[0].to(weight_hh.dtype)
+    (h_BH,) = _fitting(state, weight_hh, lengths)
     y_TH, h_BH = _Tanh.apply(x_TH.to(weight_hh.dtype), weight_hh, h_BH, lengths, reverse)
     return y_TH, [h_BH]
+
+
+def _fitting(state: list[Tensor], weight_hh: Tensor, lengths: Tensor) -> list[Tensor]:
+    """The state in the weights' dtype.
+
+    Raises:
+        ValueError: its tensors are not [B, H].
+    """
+    expected = (lengths.shape[0], weight_hh.shape[1])
+    for tensor in state:
+        if tensor.shape != expected:
+            raise ValueError(f"a state of {list(expected)} is expected, got {list(tensor.shape)}")
+    return [tensor.to(weight_hh.dtype) for tensor in state]
 
 
 def _final(rows_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
@@ -126,7 +139,8 @@ class _LSTM(torch.autograd.Function):
         h_before_TH, dx_TG, dh_BH, dc_BH = loop_of(y_TH).lstm_backward(
             weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, dy_TH, dh_BH, dc_BH, lengths, ctx.reverse
         )
-        return dx_TG, over_rows(dx_TG, h_before_TH), dh_BH, dc_BH, None, None
+        dw_GH = over_rows(dx_TG, h_before_TH) if ctx.needs_input_grad[1] else None
+        return dx_TG, dw_GH, dh_BH, dc_BH, None, None
 
 
 class _GRU(torch.autograd.Function):
@@ -146,7 +160,8 @@ class _GRU(torch.autograd.Function):
         h_before_TH, dx_TG, dproduct_TG, dh_first_BH = loop_of(y_TH).gru_backward(
             weight_hh, h_BH, y_TH, gates_TG, dy_TH, dh_BH, lengths, ctx.reverse
         )
-        return dx_TG, over_rows(dproduct_TG, h_before_TH), dproduct_TG.sum(0), dh_first_BH, None, None
+        dw_GH = over_rows(dproduct_TG, h_before_TH) if ctx.needs_input_grad[1] else None
+        return dx_TG, dw_GH, dproduct_TG.sum(0), dh_first_BH, None, None
 
 
 class _Tanh(torch.autograd.Function):
@@ -166,4 +181,5 @@ class _Tanh(torch.autograd.Function):
         h_before_TH, dx_TH, dh_first_BH = loop_of(y_TH).tanh_backward(
             weight_hh, h_BH, y_TH, dy_TH, dh_BH, lengths, ctx.reverse
         )
-        return dx_TH, over_rows(dx_TH, h_before_TH), dh_first_BH, None, None
+        dw_HH = over_rows(dx_TH, h_before_TH) if ctx.needs_input_grad[1] else None
+        return dx_TH, dw_HH, dh_first_BH, None, None

@@ -50,9 +50,7 @@ def generate(
     training = model.training
     model.eval()
     try:
-        running = torch.argsort(
-            prompts.lengths, stable=True
-        )  # equal lengths side by side: one dense step for all of them
+        running = torch.argsort(prompts.lengths, stable=True)  # equal lengths side by side are read as one block
         sorted_prompts = prompts.select(running)
         hidden, state = model(sorted_prompts)
         hidden_BD = hidden.values[(sorted_prompts.offsets[1:] - 1).to(prompts.device)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -157,7 +158,8 @@ class TransformerEncoder(Encoder):
             raise ValueError(f"width={width} must be a multiple of heads={heads}, and layers={layers} be at least 1")
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
-        hidden = mlp_width or (4 * width if activation == "gelu" else -(-8 * width // 3) + 7 & -8)  # a multiple of 8
+        # A gate has three maps in place of two: 8 / 3 of the width, in steps of 8, make it as large.
+        hidden = mlp_width or (4 * width if activation == "gelu" else 8 * math.ceil(width / 3))
         self.stack = TransformerStack(
             width, heads, layers, hidden, causal, scheme, dropout,
             kv_heads=kv_heads, window=window, attention_dropout=attention_dropout, activation=activation, norm=norm,

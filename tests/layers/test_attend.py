@@ -197,10 +197,40 @@ def test_machine_code_in_float32(name: str) -> None:
     lengths = torch.tensor([300, 65, 64, 33, 16, 3, 1, 0])
     q, k, v = (torch.randn(int(lengths.sum()), heads, 64).requires_grad_() for heads in (4, 2, 2))
     found = with_gradients(attend(q, k, v, lengths, lengths, **PATTERNS[name]), [q, k, v])
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    again = with_gradients(attend(q, k, v, lengths, lengths, **PATTERNS[name]), [q, k, v])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
     with backend("plain"):
         expected = with_gradients(attend(*exact, lengths, lengths, **PATTERNS[name]), exact)
     assert all((a - b).abs().max() < 2e-5 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("path", ["machine code", "tiles", "plain"])
+def test_a_cache_of_another_precision_is_read_in_that_of_the_queries(path: str) -> None:
+    tensors, where, _ = inputs([(2, 5), (1, 3)])
+    q, k, v = (x.detach() for x in tensors)
+    with computing(path):
+        found = attend(q, k.bfloat16(), v.bfloat16(), **where, causal=True)
+        assert torch.equal(found, attend(q, k.bfloat16().double(), v.bfloat16().double(), **where, causal=True))
+
+
+def test_machine_code_is_not_handed_what_does_not_fit() -> None:
+    if not attend_compiled.can_run(CPU, torch.float64, 8):
+        pytest.skip("no C++ compiler here")
+    q, k = torch.randn(4, 2, 8).double(), torch.randn(5, 2, 8).double()
+    right = torch.tensor([4]), torch.tensor([5])
+    attend(q, k, k, *right, False)
+    for lengths, key_lengths in (([3], [5]), ([4], [6]), ([4, 0], [5]), ([4], [2, 3])):
+        with pytest.raises(ValueError, match="do not fit"):
+            attend(q, k, k, torch.tensor(lengths), torch.tensor(key_lengths), False)
+    for other in (k[:4], k[:, :1], k[..., :4].repeat(1, 1, 3)):
+        with pytest.raises(ValueError, match="do not fit"):
+            attend(q, k, other, *right, False)
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(q, k, k, right[0].int(), right[1].int(), False)
 
 
 def test_a_window_both_ways_wants_as_many_keys_as_queries() -> None:

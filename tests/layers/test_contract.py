@@ -270,7 +270,7 @@ def test_a_carried_state_must_fit_the_batch() -> None:
     stack = RecurrentStack(4, 3, Listed, layers=2)
     x, lengths = torch.zeros(3, 4), torch.tensor([2, 1])
     _, state = stack.core(x, lengths)
-    with pytest.raises(ValueError, match=r"6 state tensors \[1, ...\]"):
+    with pytest.raises(ValueError, match=r"a state of 1 sequences is expected, tensors of shapes \[\[1, 3\], "):
         stack.core(x[:2], lengths[:1], state)
-    with pytest.raises(ValueError, match=r"6 state tensors \[2, ...\]"):
+    with pytest.raises(ValueError, match=r"a state of 2 sequences is expected, tensors of shapes \[\[2, 3\], "):
         stack.core(x, lengths, state[:3])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.layers import attend_tiles, compiled_loops
+from seqlab.layers import attend_compiled, attend_tiles, compiled_loops
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
-from seqlab.layers.positions import RotaryPositions
+from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
@@ -35,16 +35,16 @@ class RowCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in ("mm", "addmm"):
+        if name in ("mm", "addmm", "addmm_"):
             left, right = args[-2:]
-            self.add(name, left, tuple(right.shape))
+            self.add(name.rstrip("_"), left, tuple(right.shape))
         if name == "_linear_pointwise":  # oneDNN's product, which takes the right factor transposed
             self.add("addmm", args[0], tuple(args[1].t().shape))
         machine_code = name if func.namespace == "seqlab" else ""
         if machine_code in ("lstm", "gru", "tanh"):  # the recurrent product is with the second argument
             self.add("addmm", args[0], tuple(args[1].t().shape))
         if machine_code == "attend_compiled":
-            lengths, key_lengths = args[3:5]
+            lengths, key_lengths = args[3:5]  # what it is asked for; what it skips for a mask, it does not tell
             self.pairs.append(int((lengths * key_lengths).sum()))
             self.key_heads.add(args[1].shape[1])
         if "scaled_dot_product" in name:
@@ -102,9 +102,9 @@ def test_linear_recurrences_see_every_token_once_and_have_no_recurrent_product(
     assert counter.rows == {("addmm", (6, gates * 5)): 2 * ROWS, ("addmm", (10, gates * 5)): 4 * ROWS}
 
 
-@pytest.mark.parametrize("width", [8, 32])  # heads of 4 run on tiles, heads of 16 in machine code where there is some
+@pytest.mark.parametrize("width", [6, 32])  # heads of 3 run on tiles, heads of 16 in machine code where there is some
 def test_a_transformer_sees_every_token_and_every_pair_once(width: int) -> None:
-    stack = TransformerStack(width, 2, 3, 3 * width, False, RotaryPositions(width, width // 2))
+    stack = TransformerStack(width, 2, 3, 3 * width, False, NoPositions(width, width // 2))
     x = torch.randn(ROWS, width)
     with counted() as counter:
         stack.core(x, LENGTHS, None)
@@ -172,6 +172,7 @@ def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_reads_the_keys_that_its_blocks_need(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend_compiled, "can_run", lambda device, dtype, head_width: False)
     monkeypatch.setattr(attend_tiles, "BLOCK", 4)
     stack = TransformerStack(8, 2, 3, 24, causal, RotaryPositions(8, 4), window=3)
     with counted() as counter:

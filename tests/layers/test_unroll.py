@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,33 +161,61 @@ def test_turning_every_sequence_round(lengths: list[int]) -> None:
     assert torch.equal(flat[index][reversed_rows(given_lengths[longest])], turned[index])
 
 
-def test_without_a_compiler_operators_compute(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    x = torch.zeros(1, 4)
+@needs_compiler
+@pytest.mark.parametrize("kind", CELLS)
+def test_machine_code_is_not_handed_what_does_not_fit(kind: str) -> None:
+    cell, lengths = CELLS[kind](3, 4), torch.tensor([2, 1])
+    state = cell.initial_state(2)
+    cell.unroll(torch.randn(3, 3), lengths, state, False)
+    with pytest.raises(ValueError, match="do not fit"):
+        cell.unroll(torch.randn(4, 3), lengths, state, False)
+    with pytest.raises(ValueError, match="do not fit"):
+        cell.unroll(torch.randn(3, 3), lengths.int(), state, False)
+    for wrong in ((1, 4), (2, 3)):
+        with pytest.raises(ValueError, match="is expected"):
+            cell.unroll(torch.randn(3, 3), lengths, [torch.zeros(wrong) for _ in state], False)
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or shutil.which("g++") is None, reason="wants Linux and g++")
+def test_where_there_is_a_compiler_there_is_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.environ.get("SEQLAB_COMPILED") != "0":
+        assert compiler.library("recurrence") is not None
+        assert compiler.library("attention") is not None
+
+
+@pytest.fixture
+def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """No library loaded yet, and an empty home."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
     compiler.library.cache_clear()
-    try:
-        with monkeypatch.context() as patch:
-            patch.setenv("SEQLAB_COMPILED", "0")
-            assert not compiled_loops.can_run(x)
-        compiler.library.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(compiler.shutil, "which", lambda name: None)
-            assert not compiled_loops.can_run(x)
-        compiler.library.cache_clear()
-        assert caplog.text == ""
-        with monkeypatch.context() as patch:
-            patch.setattr(compiler, "FLAGS", ("--no-such-flag",))
-            if compiler.shutil.which("g++"):
-                assert not compiled_loops.can_run(x)
-                assert "no-such-flag" in caplog.text
-    finally:
-        compiler.library.cache_clear()
+    yield tmp_path
+    compiler.library.cache_clear()
 
 
 @needs_compiler
-def test_the_library_is_made_once(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEQLAB_CACHE", str(tmp_path))
+def test_without_a_compiler_operators_compute(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = torch.zeros(1, 4)
+    with monkeypatch.context() as patch:
+        patch.setenv("SEQLAB_COMPILED", "0")
+        assert not compiled_loops.can_run(x)
+    compiler.library.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.shutil, "which", lambda name: None)
+        assert not compiled_loops.can_run(x)
+    compiler.library.cache_clear()
+    assert caplog.text == ""
+    monkeypatch.setattr(compiler, "FLAGS", ("--no-such-flag",))
+    assert not compiled_loops.can_run(x)
+    assert "no-such-flag" in caplog.text
+    assert "SEQLAB_COMPILED=0" in caplog.text
+
+
+@needs_compiler
+def test_a_library_is_made_once_and_again_if_it_is_damaged(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commands: list[list[str]] = []
     run = subprocess.run
 
@@ -192,11 +224,28 @@ def test_the_library_is_made_once(tmp_path: object, monkeypatch: pytest.MonkeyPa
         return run(command, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(compiler.subprocess, "run", counting)
-    name = next(name for name in ("g++", "clang++") if compiler.shutil.which(name))
-    path = compiler.built("recurrence", name)
-    assert compiler.built("recurrence", name) == path
+    monkeypatch.setattr(compiler, "FLAGS", ("-O0", *compiler.FLAGS[1:]))  # quick to compile, and another file
+
+    def compiled() -> int:
+        return sum("-c" in command for command in commands)
+
+    name = next(name for name in (os.environ.get("CXX", ""), "g++") if shutil.which(name))
+    path = compiler.built("recurrence", name, compiler.private_folder())
+    assert compiler.built("recurrence", name, path.parent) == path
+    assert compiled() == 1
+    path.write_bytes(b"not a library")
+    assert compiler.library("recurrence") is not None
+    assert compiled() == 2
     assert [path] == list(path.parent.iterdir())
-    assert sum("-c" in command for command in commands) == 1
+
+
+@needs_compiler
+def test_a_folder_that_others_may_write_to_is_not_trusted(
+    fresh_library: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler.private_folder().chmod(0o777)
+    assert compiler.library("recurrence") is None
+    assert "not this user's alone" in caplog.text
 
 
 def test_cudnn_is_not_asked_on_the_cpu() -> None:

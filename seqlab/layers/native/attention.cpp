@@ -6,11 +6,10 @@
 // are touched. Backward computes the scores anew, from the log of each query's sum that forward keeps.
 //
 // Rows are [T, H, K] with any distance between rows; K is a multiple of the vector's width. The equations stand in
-// seqlab/layers/attention.py; tests hold both equal, in float and, with finite differences, in double.
+// seqlab/layers/attend.py; tests hold both equal, in float and, with finite differences, in double.
 
 #include "vector.h"
 
-#include <omp.h>
 #include <vector>
 
 namespace {
@@ -69,8 +68,10 @@ struct Mask {
         const long place = i + key_length - length, to = causal ? place + 1 : window ? place + window : key_length;
         return to < 0 ? 0 : to < key_length ? to : key_length;
     }
-    long block(long columns, long bytes) const {
-        const long rows = CACHE / (columns * bytes);
+    // How many queries make a block, so that their scores take no more than CACHE bytes, but at least 8.
+    long block(long bytes) const {
+        const long reach = window && 2 * window + 64 < key_length ? 2 * window + 64 : key_length;
+        const long rows = CACHE / ((reach + 1) * bytes);
         return rows < 8 ? 8 : rows < 64 ? rows : 64;
     }
 };
@@ -137,7 +138,7 @@ void forward(const Batch b, int threads, const T* q, long q_row, const T* k, lon
         for (long task = 0; task < tasks; ++task) {
             const long s = task / b.key_heads, key_head = task % b.key_heads;
             const Mask mask{b.lengths[s], b.key_lengths[s], b.causal, b.window};
-            const long columns = padded(mask.key_length, W), block = mask.block(columns + 1, sizeof(T));
+            const long columns = padded(mask.key_length, W), block = mask.block(sizeof(T));
             const T *k_at = k + b.key_starts[s] * k_row + key_head * K, *v_at = v + b.key_starts[s] * v_row + key_head * K;
             const bool few = mask.length < 4;
             keys.resize(K * columns), scores.resize(block * columns);
@@ -176,7 +177,7 @@ void backward(const Batch b, int threads, const T* q, long q_row, const T* k, lo
         for (long task = 0; task < tasks; ++task) {
             const long s = task / b.key_heads, key_head = task % b.key_heads, key_at = b.key_starts[s];
             const Mask mask{b.lengths[s], b.key_lengths[s], b.causal, b.window};
-            const long columns = padded(mask.key_length, W), block = mask.block(columns + 1, sizeof(T));
+            const long columns = padded(mask.key_length, W), block = mask.block(sizeof(T));
             const T *k_at = k + key_at * k_row + key_head * K, *v_at = v + key_at * v_row + key_head * K;
             T *dk_at = dk + key_at * key_row_size + key_head * K, *dv_at = dv + key_at * key_row_size + key_head * K;
             keys.resize(K * columns), values.resize(K * columns);

@@ -1,4 +1,4 @@
-// LSTM, GRU and tanh over a whole time-major batch: the loop of seqlab/layers/unroll.py, compiled.
+// LSTM, GRU and tanh over a whole time-major batch: the loops of seqlab/layers/loops.py in machine code.
 //
 // A step of a recurrence is one product of its rows with the recurrent weights and a few elementwise operations, and
 // everything waits for it. Here each thread owns some of the hidden units in all steps. It packs its part of the weights
