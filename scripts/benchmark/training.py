@@ -31,6 +31,7 @@ from seqlab.text.tokenizer_training import BytePairs
 from seqlab.training.evaluate import evaluate
 from seqlab.training.optim import adamw
 from seqlab.training.schedule import Constant
+from seqlab.training.throughput import Throughput
 from seqlab.training.trainer import Trainer
 
 WIDTH, HEADS, MAX_LENGTH, VOCABULARY, DROPOUT = 128, 2, 512, 1024, 0.1
@@ -92,6 +93,7 @@ def train_seqlab(turns: Turns) -> None:
         turns.judged,
         log,
         log,
+        Throughput(torch.device("cpu"), torch.float32, gemm_peak=float("inf")),
         eval_every=turns.every,
         log_every=turns.every,
         **limits,

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seqlab.layers.product import multiply
 from seqlab.ragged import widths_of
 
-MACHINE_CODE = ("seqlab.lstm", "seqlab.gru", "seqlab.tanh")
 GATES = {"LSTM": 4, "GRU": 3, "minGRU": 2}
 LAYERS = 4  # of the Transformer that is measured
 HEAD = 64  # width of one of its heads
@@ -83,6 +82,27 @@ def sequential_floor(cell: str, width: int, lengths: Tensor, peak: float) -> flo
     return 2 * one_way + (recurrent_flops(cell, width, lengths) - waiting) / peak
 
 
+def product_of(func: Any, args: Any) -> tuple[int, tuple[int, int]] | None:
+    """Rows of the left factor and shape of the right one, where a dispatched operator multiplies two matrices.
+
+    The one place that knows which operators do. oneDNN takes the right factor transposed; of a recurrence in machine
+    code it is the recurrent product, whose weight comes second, transposed too.
+    """
+    name = func.overloadpacket.__name__
+    if name in ("mm", "addmm", "addmm_"):
+        left, right = args[-2:]
+        return left.shape[0], (right.shape[0], right.shape[1])
+    if name == "_linear_pointwise" or (func.namespace == "seqlab" and name in ("lstm", "gru", "tanh")):
+        return args[0].shape[0], (args[1].shape[1], args[1].shape[0])
+    return None
+
+
+def product_flops(func: Any, args: Any) -> int:
+    """2 m k n of that product; 0 where there is none."""
+    found = product_of(func, args)
+    return 2 * found[0] * found[1][0] * found[1][1] if found else 0
+
+
 class Entering(TorchDispatchMode):
     """Counts the floating-point operations of all products that forward operators are given, padding included.
 
@@ -94,11 +114,9 @@ class Entering(TorchDispatchMode):
         self.flops = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = f"seqlab.{func.overloadpacket.__name__}" if func.namespace == "seqlab" else func.overloadpacket.__name__
-        if name in ("mm", "addmm"):
-            left, right = args[-2:]
-            self.flops += 2.0 * left.shape[0] * right.numel()
-        elif name in ("bmm", "baddbmm"):
+        name = func.overloadpacket.__name__
+        self.flops += product_flops(func, args)
+        if name in ("bmm", "baddbmm"):
             left, right = args[-2:]
             self.flops += 2.0 * left.shape[1] * right.numel()
         elif "scaled_dot_product" in name:
@@ -106,9 +124,7 @@ class Entering(TorchDispatchMode):
             self.flops += 4.0 * query.numel() * keys.shape[2]
         elif name == "mkldnn_rnn_layer":
             self.flops += 2.0 * args[0].shape[0] * args[0].shape[1] * (args[1].numel() + args[2].numel())
-        elif name in ("_linear_pointwise", *MACHINE_CODE):  # oneDNN's product, and recurrences: every row once
-            self.flops += 2.0 * args[0].shape[0] * args[1].numel()
-        elif name == "seqlab.attend_compiled":
+        elif name == "attend_compiled":
             query, _, _, lengths, key_lengths = args[:5]
             self.flops += 4.0 * int((lengths * key_lengths).sum()) * query.shape[1] * query.shape[2]
         return func(*args, **(kwargs or {}))

@@ -16,8 +16,14 @@ from seqlab.layers.attend_tiles import Call
 from seqlab.ragged import offsets_of, rows_of
 
 
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """float32 also for what is narrower: the conversion costs less than the calls of a kernel for every run."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def can_run(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
     """Whether there is machine code for this: heads must fill the processor's vectors."""
+    dtype = computed_in(dtype)
     if not compiler.can_run("attention", device, dtype):
         return False
     return head_width % getattr(compiler.library("attention"), f"vector_{compiler.SUFFIXES[dtype]}")() == 0
@@ -26,7 +32,9 @@ def can_run(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
 def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
     """The output [T, H, K], and [T * H] sums of exponentials, as logarithms."""
     starts = offsets_of(call.key_lengths)[:-1] if call.key_starts is None else call.key_starts
-    return _attend(q_THK, k_TGK, v_TGK, call.lengths, call.key_lengths, starts, call.causal, call.window or 0)
+    q, k, v = (x.to(computed_in(x.dtype)) for x in (q_THK, k_TGK, v_TGK))
+    out, log_sums = _attend(q, k, v, call.lengths, call.key_lengths, starts, call.causal, call.window or 0)
+    return out.to(q_THK.dtype), log_sums
 
 
 def backward(
@@ -40,14 +48,16 @@ def backward(
     call: Call,
 ) -> tuple[Tensor, Tensor, Tensor, None]:
     """The gradients of q, k and v."""
-    asked = (call.lengths, call.key_lengths, call.causal, call.window or 0)
+    dtype, asked = q_THK.dtype, (call.lengths, call.key_lengths, call.causal, call.window or 0)
+    given = [x.to(computed_in(dtype)) for x in (dout_THK, q_THK, k_TGK, v_TGK, out_THK)]
     if call.key_starts is None:
-        return *_attend_backward(dout_THK, q_THK, k_TGK, v_TGK, out_THK, log_sums, *asked), None
+        dq, dk, dv = _attend_backward(*given, log_sums, *asked)
+        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
     rows = rows_of(call.key_starts, call.key_lengths)  # sequences may share rows of keys, and between them may be room
-    k, v = k_TGK.index_select(0, rows), v_TGK.index_select(0, rows)
-    dq, *grads = _attend_backward(dout_THK, q_THK, k, v, out_THK, log_sums, *asked)
-    dk, dv = (x.new_zeros(x.shape).index_add_(0, rows, d) for x, d in zip((k_TGK, v_TGK), grads, strict=True))
-    return dq, dk, dv, None
+    given[2:4] = (x.index_select(0, rows) for x in given[2:4])
+    dq, *grads = _attend_backward(*given, log_sums, *asked)
+    dk, dv = (d.new_zeros(x.shape).index_add_(0, rows, d) for x, d in zip((k_TGK, v_TGK), grads, strict=True))
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
 
 
 class _Batch(ctypes.Structure):

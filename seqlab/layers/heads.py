@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.product import affine, multiply, over_rows
+from seqlab.layers.product import affine, linear, multiply, over_rows
 
 IGNORED = -100  # a target that is not predicted: its row adds nothing
 
@@ -133,7 +133,7 @@ class SoftmaxHead(nn.Module):
     @torch.jit.export
     def scores(self, hidden_TD: Tensor) -> Tensor:
         """[T, D] to [T, C], before the softmax."""
-        return F.linear(hidden_TD, self.weight, self.bias)
+        return linear(hidden_TD, self.weight, self.bias)
 
     def loss(self, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:
         """The sum over rows of the negative log-likelihood, in nats; 0 for no rows. A target of -100 adds nothing.

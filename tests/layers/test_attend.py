@@ -20,6 +20,7 @@ from seqlab.layers.attend_packed import varlen
 from seqlab.layers.backend import backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+OWN = "compiled" if attend_compiled.can_run(CPU, torch.float32, 64) else "flash"
 PATTERNS: dict[str, dict[str, Any]] = {
     "both ways": {"causal": False},
     "causal": {"causal": True},
@@ -208,6 +209,19 @@ def test_machine_code_in_float32(name: str) -> None:
     assert all((a - b).abs().max() < 2e-5 for a, b in zip(found, expected, strict=True))
 
 
+def test_bfloat16_in_machine_code_is_float32_rounded_at_both_ends() -> None:
+    if OWN != "compiled":
+        pytest.skip("no C++ compiler here")
+    torch.manual_seed(0)
+    lengths = torch.tensor([40, 3, 0, 17])
+    narrow = [torch.randn(60, heads, 32, dtype=torch.bfloat16).requires_grad_() for heads in (4, 2, 2)]
+    wide = [x.detach().float().requires_grad_() for x in narrow]
+    found = with_gradients(attend(*narrow, lengths, lengths, True), narrow)
+    expected = with_gradients(attend(*wide, lengths, lengths, True), wide)
+    assert all(a.dtype == torch.bfloat16 for a in found)
+    assert all((a - b).abs().max() < 0.02 * b.abs().max() for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("path", ["machine code", "tiles", "plain"])
 def test_a_cache_of_another_precision_is_read_in_that_of_the_queries(path: str) -> None:
     tensors, where, _ = inputs([(2, 5), (1, 3)])
@@ -267,9 +281,9 @@ def h100(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("device", "dtype", "options", "kernel"),
     [
-        (CPU, torch.float32, {}, "compiled" if attend_compiled.can_run(CPU, torch.float32, 64) else "flash"),
+        (CPU, torch.float32, {}, OWN),
+        (CPU, torch.bfloat16, {"window": True, "grouped": True}, OWN),
         (CPU, torch.float32, {"head_width": 6}, "flash"),
-        (CPU, torch.bfloat16, {"window": True, "grouped": True}, "flash"),
         (CPU, torch.float32, {"weighted": True}, "explicit"),
         (CUDA, torch.bfloat16, {}, "varlen"),
         (CUDA, torch.float16, {"window": True, "grouped": True}, "varlen"),
@@ -291,7 +305,7 @@ def test_the_kernel_is_chosen_by_what_is_asked(
 @pytest.mark.usefixtures("h100")
 def test_the_kernel_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_words(CUDA, torch.bfloat16) == "varlen_attn on packed rows"
-    assert "flash" in in_words(CPU, torch.bfloat16)
+    assert "flash" in in_words(CPU, torch.bfloat16, head_width=6)
     with monkeypatch.context() as old:
         old.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert choose(CUDA, torch.float16, 64) == "efficient"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark.work import product_flops
 from seqlab import bundle, experiment
 from seqlab.errors import InputError
 from seqlab.layers import attend as attend_module
@@ -39,20 +40,13 @@ OPTIONS: dict[str, tuple[type[NoPositions], dict[str, Any]]] = {
 }
 
 
-def product(left: Any, right: Any) -> int:
-    return 2 * int(left.shape[0]) * int(left.shape[1]) * int(right.shape[1])
-
-
 class Products(TorchDispatchMode):
     """FLOPs of matrix products, in eager mode."""
 
     flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("mm", "addmm"):
-            self.flops += product(*args[-2:])
-        if func.overloadpacket.__name__ == "_linear_pointwise":  # oneDNN's product, its right factor transposed
-            self.flops += product(args[0], args[1].t())
+        self.flops += product_flops(func, args)
         return func(*args, **(kwargs or {}))
 
 
@@ -63,7 +57,8 @@ class Counting(torch.fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-            Counting.flops += product(*args[-2:])
+            left, right = args[-2:]
+            Counting.flops += 2 * int(left.shape[0]) * int(left.shape[1]) * int(right.shape[1])
         return super().call_function(target, args, kwargs)
 
 

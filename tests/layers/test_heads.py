@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark.work import product_flops
 from seqlab.layers import heads
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import LSTMCell
@@ -162,11 +163,7 @@ class Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):
             self.largest = max(self.largest, out.untyped_storage().nbytes() // out.element_size())
-        if func.overloadpacket.__name__ in ("mm", "addmm", "addmm_"):
-            left, right = args[-2:]
-            self.flops += 2 * left.shape[0] * left.shape[1] * right.shape[1]
-        if func.overloadpacket.__name__ == "_linear_pointwise":  # oneDNN's product, its right factor transposed
-            self.flops += 2 * args[0].numel() * args[1].shape[0]
+        self.flops += product_flops(func, args)
         return out
 
 

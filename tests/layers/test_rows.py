@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark.work import product_of
 from seqlab.layers import attend_compiled, attend_tiles, compiled_loops
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
@@ -35,15 +36,11 @@ class RowCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in ("mm", "addmm", "addmm_"):
-            left, right = args[-2:]
-            self.add(name.rstrip("_"), left, tuple(right.shape))
-        if name == "_linear_pointwise":  # oneDNN's product, which takes the right factor transposed
-            self.add("addmm", args[0], tuple(args[1].t().shape))
-        machine_code = name if func.namespace == "seqlab" else ""
-        if machine_code in ("lstm", "gru", "tanh"):  # the recurrent product is with the second argument
-            self.add("addmm", args[0], tuple(args[1].t().shape))
-        if machine_code == "attend_compiled":
+        if product := product_of(func, args):
+            rows, right = product
+            key = ("addmm" if name != "mm" else name, right)
+            self.rows[key] = self.rows.get(key, 0) + rows
+        if name == "attend_compiled":
             lengths, key_lengths = args[3:5]  # what it is asked for; what it skips for a mask, it does not tell
             self.pairs.append(int((lengths * key_lengths).sum()))
             self.key_heads.add(args[1].shape[1])
@@ -52,9 +49,6 @@ class RowCounter(TorchDispatchMode):
             self.pairs.append(query.shape[0] * query.shape[2] * keys.shape[2])
             self.key_heads.add(keys.shape[1])
         return func(*args, **(kwargs or {}))
-
-    def add(self, name: str, left: Tensor, right: tuple[int, ...]) -> None:
-        self.rows[name, right] = self.rows.get((name, right), 0) + left.shape[0]
 
 
 @contextmanager
