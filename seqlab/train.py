@@ -36,6 +36,7 @@ def job(command: Command) -> None:
             if continues:
                 trainer.resume()
             state = trainer.fit()
+            folder.record(**trainer.throughput.facts())
             trainer.checkpoints.load_best().restore_model(parts.task.model)
             test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
             log.evaluation(state, "test", test)

@@ -219,6 +219,7 @@ class Trainer:
             return
         batches = self._stoppable(self.validation.batches(0))
         metrics = evaluate(self.task, batches, self.device, self.micro_tokens)
+        self.throughput.measure_again()
         improved = state.judge(metrics, monitor)
         best = {} if state.best is None else {f"best_{monitor}": state.best, "best_step": state.best_step}
         self.log.evaluation(state, "validation", {**metrics, **best})

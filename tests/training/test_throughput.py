@@ -66,3 +66,11 @@ def test_padded_cells() -> None:
 def test_memory_is_in_sensible_units() -> None:
     assert 20e6 < peak_rss_bytes() < 200e9  # torch alone is more than 20 MB
     assert peak_memory_gb(CPU) == pytest.approx(peak_rss_bytes() / 1e9, rel=0.1)
+
+
+def test_a_busy_start_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Throughput(CPU, torch.float32, gemm_peak=3e9)
+    for measured, kept in ((2e9, 3e9), (7e9, 7e9), (5e9, 7e9)):
+        monkeypatch.setattr(throughput, "gemm_peak", lambda device, dtype, measured=measured: measured)
+        clocked.measure_again()
+        assert clocked.gemm_peak == kept

@@ -393,11 +393,11 @@ def test_utilization_is_over_all_starts_and_counts_from_when_it_was_first_measur
     with pytest.raises(StoppedError):
         fit(toy_trainer(tmp_path, at=sends(signal.SIGTERM, (1, 2))))
     trainer = resumed(tmp_path)
-    trainer.throughput.gemm_peak = 4e9  # on another machine
+    trainer.throughput.gemm_peak = 4e15  # on another machine
     before = trainer.state.to_json()
     state = fit(trainer).state
     assert state.useful_flops == 1000 * state.tokens
-    later = 4e9 * (state.step_seconds - before["step_seconds"])
+    later = 4e15 * (state.step_seconds - before["step_seconds"])
     assert state.possible_flops == pytest.approx(before["possible_flops"] + later)
     assert state.summary()["useful_flops_utilization"] == state.useful_flops / state.possible_flops > 0
     stored = {name: x for name, x in before.items() if name not in ("useful_flops", "possible_flops")}

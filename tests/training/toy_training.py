@@ -143,7 +143,7 @@ def toy_trainer(
         ToyBatches(examples=9, seed=7, at=at_validation),
         Checkpoints(folder / "checkpoints", keep=keep),
         RunLog(folder, {"model": {"width": 6}}, "model: {width: 6}\n", stream=io.StringIO()),
-        Throughput(torch.device("cpu"), torch.float32, gemm_peak=1e9),
+        Throughput(torch.device("cpu"), torch.float32, gemm_peak=1e15),
         **{**limits, **rhythm, **options},
     )
 
