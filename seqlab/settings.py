@@ -138,7 +138,10 @@ def _contradictions(config: Config) -> list[str]:
     if micro is not None and longest is not None and longest > micro:
         found.append(f"batch.max_length={longest} cannot fit into trainer.micro_tokens={micro}")
     if steps is not None and warm_up >= steps:
-        found.append(f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}")
+        found.append(
+            f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}: set "
+            f"schedule.warmup_steps below {steps}, or schedule=constant"
+        )
     return found
 
 
