@@ -151,6 +151,16 @@ def test_nine_tenths_of_the_products_are_compiled(name: str) -> None:
     assert Counting.flops >= 0.9 * eager.flops
 
 
+def test_a_window_both_ways_compiles() -> None:
+    torch.manual_seed(0)
+    stack = TransformerStack(16, 4, 2, 32, False, NoPositions(16, 4), window=2)
+    twin = copy.deepcopy(stack)
+    compile_blocks(stack, "aot_eager")
+    for lengths in ([4, 0, 5], [1, 7]):
+        x = torch.randn(sum(lengths), 16)
+        assert close(gradients(stack, x, torch.tensor(lengths)), gradients(twin, x, torch.tensor(lengths)))
+
+
 def test_dropout_works_and_differs_from_batch_to_batch() -> None:
     torch.manual_seed(0)
     stack = TransformerStack(16, 4, 1, 32, True, NoPositions(16, 4), 0.3, attention_dropout=0.3)
