@@ -102,10 +102,10 @@ def attend(
     if not compiling and window is not None and not causal and not torch.equal(lengths, key_lengths):
         raise ValueError("a window that is not causal needs as many keys as queries in every sequence")
     if not torch.jit.is_scripting():
-        if torch.compiler.is_compiling() or is_fast():
+        if compiling or is_fast():
             seed = torch.randint(2**62, (1,)) if dropout else None
             asked = (seed, lengths, key_lengths, key_starts, causal, window, dropout)
-            if torch.compiler.is_compiling():
+            if compiling:
                 return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *asked)[0]
             return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *asked)
     outputs = [q_THK[:0]]

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers import compiled_loops
 from seqlab.layers.product import Linear
-from seqlab.layers.steps import end_rows, previous_rows, reversed_rows
+from seqlab.layers.steps import final_rows, previous_rows, reversed_rows
 from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of
 
 
@@ -89,10 +89,7 @@ def _scan(a_TH: Tensor, b_TH: Tensor, lengths: Tensor, initial_BH: Tensor, rever
         h_TH = _scan_by_steps(a_TH, b_TH, lengths, initial_BH, reverse)
     else:
         h_TH = _scan_by_halving(a_TH, b_TH, lengths, initial_BH, reverse)
-    first, last = (rows.to(h_TH.device) for rows in end_rows(lengths))
-    last_BH = initial_BH.clone()
-    last_BH[: len(last)] = h_TH.index_select(0, first if reverse else last)
-    return h_TH, last_BH
+    return h_TH, final_rows(h_TH, initial_BH, lengths, reverse)
 
 
 def _scan_by_steps(a_TH: Tensor, b_TH: Tensor, lengths: Tensor, initial_BH: Tensor, reverse: bool) -> Tensor:

@@ -24,6 +24,15 @@ def end_rows(lengths: Tensor) -> tuple[Tensor, Tensor]:
     return lanes, offsets_of(widths_of(lengths))[lengths - 1] + lanes if len(lanes) else lanes
 
 
+def final_rows(rows_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
+    """[B, H]: the row of each sequence that was read last; for one without tokens its initial row."""
+    first, last = end_rows(lengths)
+    ends = (first if reverse else last).to(rows_TH.device)
+    final_BH = initial_BH.clone()
+    final_BH[: len(ends)] = rows_TH[ends]
+    return final_BH
+
+
 def previous_rows(rows_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
     """[T, H]: for every row the one that was read before it in the same sequence, or its initial row."""
     if rows_TH.shape[0] == 0:

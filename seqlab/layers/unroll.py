@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers import compiled_loops, loops
 from seqlab.layers.product import over_rows
-from seqlab.layers.steps import end_rows, permute, reversed_rows
+from seqlab.layers.steps import final_rows, permute, reversed_rows
 from seqlab.ragged import widths_of
 
 
@@ -112,15 +112,6 @@ def _fitting(state: list[Tensor], weight_hh: Tensor, lengths: Tensor) -> list[Te
     return [tensor.to(weight_hh.dtype) for tensor in state]
 
 
-def _final(rows_TH: Tensor, initial_BH: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
-    """[B, H]: the row of each sequence that was read last; for one without tokens its initial state."""
-    first, last = end_rows(lengths)
-    ends = (first if reverse else last).to(rows_TH.device)
-    final_BH = initial_BH.clone()
-    final_BH[: len(ends)] = rows_TH[ends]
-    return final_BH
-
-
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -130,7 +121,7 @@ class _LSTM(torch.autograd.Function):
         y_TH, c_TH = loop_of(x_TG).lstm(gates_TG, weight_hh, h_BH, c_BH, lengths, reverse)
         ctx.save_for_backward(weight_hh, h_BH, c_BH, y_TH, c_TH, gates_TG, lengths)
         ctx.reverse = reverse
-        return y_TH, _final(y_TH, h_BH, lengths, reverse), _final(c_TH, c_BH, lengths, reverse)
+        return y_TH, final_rows(y_TH, h_BH, lengths, reverse), final_rows(c_TH, c_BH, lengths, reverse)
 
     @staticmethod
     @once_differentiable
@@ -151,7 +142,7 @@ class _GRU(torch.autograd.Function):
         y_TH, gates_TG = loop_of(x_TG).gru(x_TG, weight_hh, bias_hh, h_BH, lengths, reverse)
         ctx.save_for_backward(weight_hh, h_BH, y_TH, gates_TG, lengths)
         ctx.reverse = reverse
-        return y_TH, _final(y_TH, h_BH, lengths, reverse)
+        return y_TH, final_rows(y_TH, h_BH, lengths, reverse)
 
     @staticmethod
     @once_differentiable
@@ -172,7 +163,7 @@ class _Tanh(torch.autograd.Function):
         y_TH = loop_of(x_TH).tanh(x_TH, weight_hh, h_BH, lengths, reverse)
         ctx.save_for_backward(weight_hh, h_BH, y_TH, lengths)
         ctx.reverse = reverse
-        return y_TH, _final(y_TH, h_BH, lengths, reverse)
+        return y_TH, final_rows(y_TH, h_BH, lengths, reverse)
 
     @staticmethod
     @once_differentiable

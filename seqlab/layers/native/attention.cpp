@@ -141,8 +141,11 @@ void forward(const Batch b, int threads, const T* q, long q_row, const T* k, lon
             const long columns = padded(mask.key_length, W), block = mask.block(sizeof(T));
             const T *k_at = k + b.key_starts[s] * k_row + key_head * K, *v_at = v + b.key_starts[s] * v_row + key_head * K;
             const bool few = mask.length < 4;
-            keys.resize(K * columns), scores.resize(block * columns);
-            if (!few) transpose(k_at, k_row, mask.key_length, K, keys.data(), columns);
+            scores.resize(block * columns);
+            if (!few) {
+                keys.resize(K * columns);
+                transpose(k_at, k_row, mask.key_length, K, keys.data(), columns);
+            }
             for (long head = key_head * group; head < (key_head + 1) * group; ++head)
                 for (long i = 0; i < mask.length; i += block) {
                     const long rows = mask.length - i < block ? mask.length - i : block, row = b.starts[s] + i;
