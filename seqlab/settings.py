@@ -140,7 +140,7 @@ def _contradictions(config: Config) -> list[str]:
     if steps is not None and warm_up >= steps:
         found.append(
             f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}: set "
-            f"schedule.warmup_steps below {steps}, or schedule=constant"
+            f"schedule.warmup_steps below {steps}; 0 is none"
         )
     return found
 

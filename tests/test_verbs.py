@@ -315,7 +315,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
-def test_resume_says_what_differs(verb: Callable[..., Outcome]) -> None:
+def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
     Path("runs/text-lstm").mkdir(parents=True)
     assert verb("train", *TINY, "output_dir=runs/text-lstm/1")[0] == 0
     facts = json.loads(Path("runs/text-lstm/1/run.json").read_text())
@@ -328,6 +328,12 @@ def test_resume_says_what_differs(verb: Callable[..., Outcome]) -> None:
     assert "model.width: 16 there, 32 now" in err
     code, _, err = verb("train", "resume=runs/text-lstm/1")  # nothing needs to be typed again
     assert code == 0, err
+    assert "same bits" not in caplog.text
+    elsewhere = {**facts, "status": "interrupted", "kernels": {"recurrence": "an abacus"}}
+    Path("runs/text-lstm/1/run.json").write_text(json.dumps(elsewhere))
+    code, _, err = verb("train", "resume=runs/text-lstm/1")
+    assert code == 0, err
+    assert "not to the same bits: kernels: {'recurrence': 'an abacus'} at its start" in caplog.text
     code, _, err = verb("train", "resume=runs/nothing")
     assert code == 2
     assert "runs/nothing" in err
