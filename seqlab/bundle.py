@@ -1,8 +1,9 @@
 """The bundle: the folder a trained model travels in. Written by training, read by serving.
 
-    model.json         architecture and task: built-in parts by name, the user's as module:Class; digests of the rest
+    model.json         task with its model, and form: built-in parts by name, the user's as module:Class; digests of
+                       the rest
     model.safetensors  the weights, each storage once
-    tokenizer.json
+    tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json
     README.md          for whoever finds the folder
 
 Nothing in it is executable: no pickle, and a part that is not seqlab's own is refused unless the caller trusts its
@@ -22,16 +23,26 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
+from seqlab.data.forms.form import Form
 from seqlab.durable import sync_folder, write_file
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.tasks.task import Task
-from seqlab.text.tokenizer import Tokenizer
+from seqlab.text.vocabularies import Vocabularies
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
+    "Text": "seqlab.data.forms.text.Text",
+    "TextAndLabel": "seqlab.data.forms.text_and_label.TextAndLabel",
+    "WordsAndTags": "seqlab.data.forms.words_and_tags.WordsAndTags",
+    "SourceAndTarget": "seqlab.data.forms.source_and_target.SourceAndTarget",
+    "BytePairs": "seqlab.text.tokenizer_training.BytePairs",
+    "Bytes": "seqlab.text.tokenizer_training.Bytes",
+    "Characters": "seqlab.text.tokenizer_training.Characters",
+    "Words": "seqlab.text.tokenizer_training.Words",
+    "Given": "seqlab.text.tokenizer_training.Given",
     "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
     "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
@@ -56,7 +67,8 @@ class Bundle:
     """A trained model, ready to use."""
 
     task: Task
-    tokenizer: Tokenizer
+    form: Form
+    vocabularies: Vocabularies
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -77,25 +89,24 @@ def stored(tensors: Mapping[str, Tensor]) -> bytes:
     )
 
 
-def save(folder: Path, specification: Mapping[str, Any], facts: Mapping[str, Any], bundle: Bundle) -> None:
+def save(folder: Path, specification: Mapping[str, Any], bundle: Bundle) -> None:
     """Write the bundle whole, in place of the one that was there.
 
     Args:
         folder: where; its parent exists.
-        specification: the node that the task, with its model, was built from.
-        facts: what was found at run time and passed when it was built.
-        bundle: the task, with the weights to keep, and the tokenizer.
+        specification: the nodes "task", with its model, and "form", that these were built from.
+        bundle: the task, with the weights to keep, and what goes with it.
     """
     content = {
         "model.safetensors": stored(distinct_tensors(bundle.task.model)),
-        "tokenizer.json": bundle.tokenizer.to_json().encode(),
+        **bundle.vocabularies.files,
         "README.md": _README.encode(),
     }
     description = {
         "format_version": FORMAT_VERSION,
-        "task": _named(specification),
-        "facts": dict(facts),
-        "end_token": bundle.tokenizer.end_token,
+        "task": _named(specification["task"]),
+        "form": _named(specification["form"]),
+        "end_tokens": bundle.vocabularies.end_tokens,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
@@ -139,14 +150,15 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
         description = json.loads((folder / "model.json").read_bytes())
         if description["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format is {description['format_version']}, this seqlab reads {FORMAT_VERSION}")
-        specification, facts, end_token = (description[key] for key in ("task", "facts", "end_token"))
+        task_node, form_node, end_tokens = (description[key] for key in ("task", "form", "end_tokens"))
         for name, digest in description["sha256"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{name} is not the file that was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
-    tokenizer = Tokenizer.load(folder / "tokenizer.json", end_token)
-    task = build(_resolved(specification, trust, folder), facts, trust)
+    vocabularies = Vocabularies.load(folder, end_tokens)
+    task = build(_resolved(task_node, trust, folder), vocabularies.facts, trust)
+    form = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     tensors = distinct_tensors(task.model)
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: w.shape for name, w in weights.items()}:
@@ -154,7 +166,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     for name, tensor in tensors.items():
         tensor.data.copy_(weights[name])
     task.model.eval()
-    return Bundle(task, tokenizer)
+    return Bundle(task, form, vocabularies)
 
 
 def build(specification: Mapping[str, Any], facts: Mapping[str, Any], trust: Collection[str] = ()) -> Task:
@@ -198,7 +210,7 @@ def _resolved(node: Any, trust: Iterable[str], folder: Path) -> Any:
 
 _README = """# A model trained with seqlab
 
-`model.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` the tokenizer.
+`model.json` describes the architecture, `model.safetensors` holds the weights, the other files the vocabularies.
 
     python -m seqlab.predict run=THIS_FOLDER input=prompts.jsonl
     python -m seqlab.evaluate run=THIS_FOLDER data=text data.path=FILE

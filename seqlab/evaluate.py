@@ -37,8 +37,8 @@ def job(command: Command) -> None:
     other = "" if data is None else "-other-data"
     output = Path(asked.output or run / f"evaluation-{asked.split}{other}.json")
     require_place(output)
-    config = runs.config_for_evaluation(run, data, loaded.tokenizer)
-    corpus, loaders = experiment.build_data(config, command.trust, [asked.split])
+    config = runs.config_for_evaluation(run, data)
+    corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [asked.split])
     if data is None:
         facts = {"source": corpus.source}
         runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")

@@ -18,6 +18,7 @@ import torch
 from seqlab import bundle
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.examples import Examples
+from seqlab.data.forms.form import Form
 from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
@@ -26,6 +27,8 @@ from seqlab.layers.kernels import kernels
 from seqlab.layers.transformer import compile_blocks
 from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
+from seqlab.text.tokenizer_training import TokenizerTrainer
+from seqlab.text.vocabularies import Vocabularies
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
@@ -43,16 +46,16 @@ class Experiment:
     """What a configuration describes, built."""
 
     corpus: Corpus
+    form: Form
     loaders: dict[str, Loader]
     task: Task
-    specification: dict[str, Any]
-    facts: dict[str, Any]
+    specification: dict[str, Any]  # of task and form
     device: torch.device
     dtype: torch.dtype  # of products
 
     @property
     def bundle(self) -> bundle.Bundle:
-        return bundle.Bundle(self.task, self.corpus.tokenizer)
+        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies)
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -63,7 +66,7 @@ class Experiment:
         """What must be the same when a run is continued, for run.json."""
         return {
             "source": self.corpus.source,
-            "tokenizer": self.corpus.tokenizer.digest,
+            "tokenizer": self.corpus.vocabularies.digest,
             "data": self.corpus.fingerprint,
             "plan": self.loaders["train"].plan(0).digest,
             "parameters": sum(parameter.numel() for parameter in self.task.model.parameters()),
@@ -82,11 +85,11 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     """
     device = choose_device(config["device"])
     torch.set_num_threads(config["threads"] or THREADS)
-    corpus, loaders = build_data(config, trust)
+    form = instantiate(config["form"], "form", trust=trust)
+    corpus, loaders = build_data(config, form, instantiate(config["tokenizer"], "tokenizer", trust=trust), trust)
     torch.manual_seed(config["seed"])
-    facts = {"vocabulary": len(corpus.tokenizer), "lossless": corpus.tokenizer.lossless}
     try:
-        task = bundle.build(config["task"], facts, trust)
+        task = bundle.build(config["task"], corpus.vocabularies.facts, trust)
     except InputError as error:
         raise InputError(plainly(str(error))) from error
     require_room(loaders, getattr(task.model, "max_length", None), "model.positions.max_length")
@@ -96,22 +99,31 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
         compile_model(task.model, device)
     precision = config.get("precision", Settings.precision)
     task = in_precision(task, precision)
-    return Experiment(corpus, loaders, task, config["task"], facts, device, DTYPES[precision])
+    specification = {"task": config["task"], "form": config["form"]}
+    return Experiment(corpus, form, loaders, task, specification, device, DTYPES[precision])
 
 
 def build_data(
-    config: Config, trust: Collection[str] = (), splits: Collection[str] = SPLITS
+    config: Config,
+    form: Form,
+    learned: TokenizerTrainer | Vocabularies,
+    trust: Collection[str] = (),
+    splits: Collection[str] = SPLITS,
 ) -> tuple[Corpus, dict[str, Loader]]:
     """The prepared corpus, and a loader for each of its splits; only that of "train" shuffles."""
     source = instantiate(config["data"], "data", trust=trust)
-    tokenizer = instantiate(config["tokenizer"], "tokenizer", trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
-    corpus = prepare(source, tokenizer, cache_folder())
+    over_long = batch.over_long or form.policies[0]
+    if over_long not in form.policies:
+        raise InputError(
+            f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(form.policies)}"
+        )
+    corpus = prepare(source, form, learned, cache_folder())
     loaders = {}
     for split in splits:
         try:
-            examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, batch.over_long)
+            examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, over_long)
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
@@ -133,7 +145,7 @@ def build_trainer(
         logger.warning("the learning rate will not decay: a schedule spans steps, epochs or tokens, not max_minutes")
 
     def publish() -> None:
-        bundle.save(folder.path / "bundle", experiment.specification, experiment.facts, experiment.bundle)
+        bundle.save(folder.path / "bundle", experiment.specification, experiment.bundle)
 
     return instantiate(
         config["trainer"],

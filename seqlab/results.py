@@ -8,8 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from seqlab.data.examples import Examples
+from seqlab.data.forms.text import Text
 from seqlab.experiment import Experiment
-from seqlab.serving.predictor import Predictor
+from seqlab.models.decoding import Decoding
+
+SAMPLES = 5
 
 
 def describe(parts: Experiment) -> str:
@@ -23,19 +27,24 @@ def describe(parts: Experiment) -> str:
     parameters = parts.identity()["parameters"]
     kernels = ", ".join(f"{part} by {kernel}" for part, kernel in parts.kernels.items())
     return (
-        f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.facts['vocabulary']:,} tokens, {parts.device}"
+        f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.corpus.vocabularies.facts['vocabulary']:,} tokens, {parts.device}"
         f"\nkernels: {kernels}"
     )
 
 
 def sample(parts: Experiment) -> str:
-    """A few continuations, unselected and with fixed seeds: of nothing, and of how some validation texts begin."""
-    tokenizer, loader = parts.corpus.tokenizer, parts.loaders["validation"]
-    ids = range(0, len(loader.examples), max(1, len(loader.examples) // 3))
-    begun = [tokenizer.decode(loader.examples.batch([i]).targets.values[:6].tolist()) for i in ids]
-    prompts = ["", "", *begun[:3]]
-    written = Predictor(parts.bundle).complete(prompts, max_tokens=60, temperature=1.0, seed=1)
-    return "\n\n".join(f"[{prompt}]{text}" for prompt, text in zip(prompts, written, strict=True))
+    """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
+    form, vocabularies, split = parts.form, parts.corpus.vocabularies, parts.corpus.splits["validation"]
+    begun = isinstance(form, Text)
+    examples = Examples(split, 7, "truncate") if begun else parts.loaders["validation"].examples
+    shown = []
+    for i in range(0, len(examples), max(1, len(examples) // SAMPLES))[:SAMPLES]:
+        batch = examples.batch([i])
+        (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
+        truth = form.truth(batch.targets.values.tolist(), vocabularies)
+        told = ", ".join(f"{name}: {value}" for name, value in form.told(answer, {}, vocabularies).items())
+        shown.append(f"[{vocabularies.tokenizer.decode(batch.tokens.values.tolist())}]\n{told}\ntruth: {truth}")
+    return "\n\n".join(shown)
 
 
 def show(summary: dict[str, Any], samples: str, path: Path) -> None:

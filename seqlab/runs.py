@@ -15,10 +15,8 @@ from typing import Any
 
 import yaml
 
-from seqlab import bundle
 from seqlab.command_line import Command
 from seqlab.errors import InputError
-from seqlab.text.tokenizer import Tokenizer
 from seqlab.training.run_folder import RunFolder, read_facts
 from seqlab.training.tensorboard_log import flatten
 
@@ -98,13 +96,12 @@ def provenance(command: Command) -> dict[str, Any]:
     }
 
 
-def config_for_evaluation(run: Path, data: Mapping[str, Any] | None, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `experiment.build_data` needs to read the text a model is judged on, with the model's own tokenizer.
+def config_for_evaluation(run: Path, data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `experiment.build_data` needs to read the data a model is judged on.
 
     Args:
         run: a run folder, which knows its data, or a bundle.
         data: other data, or None.
-        tokenizer: of the model.
 
     Raises:
         InputError: a bundle, and no data.
@@ -119,8 +116,6 @@ def config_for_evaluation(run: Path, data: Mapping[str, Any] | None, tokenizer: 
         )
     if data is not None:
         config["data"] = data
-    given = {"path": str(bundle.find(run) / "tokenizer.json"), "end_token": tokenizer.end_token}
-    config["tokenizer"] = {"_target_": "seqlab.text.tokenizer_training.Given", **given}
     return config
 
 

@@ -45,7 +45,7 @@ class Batching:
     tokens: int = 2048
     pool: int = 50
     max_length: int | None = None
-    over_long: str = "split"
+    over_long: str | None = None
     first_batches: int | None = None
 
     def __post_init__(self) -> None:
@@ -85,14 +85,18 @@ TRAINER_PARTS = (
     "task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "throughput", "device", "publish",
 )  # fmt: skip
 
+# What a task and its model are built to; see `Vocabularies.facts`.
+FACTS = ("vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "lossless")
+
 # Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is
 # found out at run time and passed when that is built.
 SECTIONS: dict[str, tuple[type | None, tuple[str, ...]]] = {
     "data": (None, ()),
+    "form": (None, ()),
     "tokenizer": (None, ()),
     "batch": (Batching, ()),
     "loader": (Loading, ()),
-    "task": (None, ("vocabulary", "lossless")),
+    "task": (None, FACTS),
     "optimizer": (None, ("model",)),
     "schedule": (None, ()),
     "checkpoints": (Checkpoints, ("folder",)),

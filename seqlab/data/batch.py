@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from seqlab.ragged import Ragged
+from seqlab.ragged import Layout, Ragged
 
 
 @dataclass(frozen=True)
@@ -16,39 +18,61 @@ class Batch:
     """Ragged inputs and targets with what accounting needs to know of each example.
 
     tokens   Ragged [T] int64, what the model reads
-    targets  Ragged [T'] int64, what it should answer; for the next token, shifted inside each sequence
+    targets  Ragged [T'], what it should answer: int64, the next token of every token, a class per sequence or several,
+             a tag per word, the tokens to write; float32 where numbers are predicted; -100 is not predicted
     ids      [B] int64, the example's number in its split, on the CPU
     bytes    [B] int64, UTF-8 bytes of the original text that the targets stand for, on the CPU
+    extras   further inputs by name, Ragged int64:
+             prefix  [T'] what a decoder reads while it writes the targets
+             pieces  [W] how many of the tokens each word has
+             words   [W] the word itself, in a vocabulary of words
     """
 
     tokens: Ragged
     targets: Ragged
     ids: Tensor
     bytes: Tensor
+    extras: Mapping[str, Ragged] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """Of all that is read token by token: the tokens, and what a decoder reads."""
+        return [self.tokens.layout, *(self.extras[name].layout for name in ("prefix",) if name in self.extras)]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """[B] int64: how many tokens of each example are read, which is what budgets count."""
+        return torch.stack([layout.lengths for layout in self.layouts]).sum(0)
+
+    @cached_property
+    def size(self) -> int:
+        """How many tokens are read."""
+        return int(self.sizes.sum())
+
     def select(self, indices: Tensor) -> Batch:
         """The chosen examples, in the order given."""
-        return Batch(self.tokens.select(indices), self.targets.select(indices), self.ids[indices], self.bytes[indices])
+        extras = {name: extra.select(indices) for name, extra in self.extras.items()}
+        tokens, targets = self.tokens.select(indices), self.targets.select(indices)
+        return Batch(tokens, targets, self.ids[indices], self.bytes[indices], extras)
 
     def split(self, micro_tokens: int | None) -> list[Batch]:
         """Consecutive parts of at most `micro_tokens` tokens each; None or a budget large enough gives `[self]`.
 
         Raises:
-            ValueError: one sequence alone is longer than the budget.
+            ValueError: one example alone is longer than the budget.
         """
-        lengths = self.tokens.lengths
-        if micro_tokens is None or self.tokens.layout.total <= micro_tokens:
+        if micro_tokens is None or self.size <= micro_tokens:
             return [self]
-        if self.tokens.layout.longest > micro_tokens:
-            row = int(lengths.argmax())
+        if int(self.sizes.max()) > micro_tokens:
+            row = int(self.sizes.argmax())
             raise ValueError(
-                f"example {int(self.ids[row])} has {int(lengths[row])} tokens and micro_tokens is {micro_tokens}"
+                f"example {int(self.ids[row])} has {int(self.sizes[row])} tokens and micro_tokens is {micro_tokens}"
             )
         bounds, used = [0], 0
-        for i, length in enumerate(lengths.tolist()):
+        for i, length in enumerate(self.sizes.tolist()):
             if used + length > micro_tokens:
                 bounds.append(i)
                 used = 0
@@ -57,5 +81,6 @@ class Batch:
         return [self.select(torch.arange(a, b)) for a, b in pairwise(bounds)]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The tokens and targets on another device."""
-        return Batch(self.tokens.to(device), self.targets.to(device), self.ids, self.bytes)
+        """Everything that is computed with on another device."""
+        extras = {name: extra.to(device) for name, extra in self.extras.items()}
+        return Batch(self.tokens.to(device), self.targets.to(device), self.ids, self.bytes, extras)

@@ -1,12 +1,9 @@
-"""Text to tables of ids, once: prepared corpora lie in a cache folder under their fingerprint.
+"""Records to tables of ids, once: prepared corpora lie in a cache folder under their fingerprint.
 
-    CACHE/<fingerprint>/train, validation, test   tables (Arrow, by `datasets`), a row per sequence
-                        tokenizer.json            trained on the training split
-                        facts.json                about source, tokenizer and splits, for run.json
-                        manifest.json             SHA-256 of every file
-
-A row holds `tokens`, list of int32: end mark, ids of the text, end mark; `length`, the number of predictions, which is
-one less; `bytes`, what bits per byte count: the UTF-8 bytes of the text and 1 for its end, which stands for a NUL.
+CACHE/<fingerprint>/train, validation, test   tables (Arrow, by `datasets`), a row per record; see examples.py
+                    tokenizer.json, ...       what was learned from the training split
+                    facts.json                about source, vocabularies and splits, for run.json
+                    manifest.json             SHA-256 of every file
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,40 +24,50 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from seqlab.data.forms.form import Form, require_fields
+from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
 from seqlab.errors import DataError, InputError
-from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
+from seqlab.text.vocabularies import Vocabularies
 
-_FORMAT = 1  # raise it whenever the same text would be stored differently
+_FORMAT = 2  # raise it whenever the same text would be stored differently
 _ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus: memory-mapped tables by split, their tokenizer, and facts for run.json.
+    """A prepared corpus: memory-mapped tables by split, their vocabularies, and facts for run.json.
 
-    `fingerprint` is of the text and the tokenizer, `source` of the text alone.
+    `fingerprint` is of the records and what became of them, `source` of the records alone.
     """
 
-    tokenizer: Tokenizer
+    vocabularies: Vocabularies
     splits: dict[str, datasets.Dataset]
     fingerprint: str
     source: str
     facts: dict[str, Any]
 
 
-def prepare(source: Source, tokenizer: TokenizerTrainer, cache_dir: str | os.PathLike[str]) -> Corpus:
-    """The corpus of a source and a tokenizer: read from the cache, or made and put there.
+def prepare(
+    source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, cache_dir: str | os.PathLike[str]
+) -> Corpus:
+    """The corpus of a source in a form: read from the cache, or made and put there.
 
     Processes that want the same corpus at once wait for one of them to make it. A folder appears under its final name
     complete; one that was damaged since is made anew, with a warning.
 
+    Args:
+        learned: what learns vocabularies from the training split, or those of a model.
+
     Raises:
-        InputError: the cache folder cannot be written, or what source or tokenizer have to say against their input.
+        InputError: the cache folder cannot be written, or what source, form or tokenizer have to say against their
+            input.
         DataError: writing the tables failed.
     """
-    parts = (source.fingerprint(), tokenizer.fingerprint(), _FORMAT)
+    given = learned.digest if isinstance(learned, Vocabularies) else learned.fingerprint()
+    rejects = Rejects(getattr(source, "on_error", "raise"), getattr(source, "max_rejected", 0.0))
+    parts = (source.fingerprint(), form.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(cache_dir).expanduser().resolve() / fingerprint
     with _only_one(folder.with_suffix(".lock")):
@@ -70,7 +76,7 @@ def prepare(source: Source, tokenizer: TokenizerTrainer, cache_dir: str | os.Pat
             if folder.exists():
                 warnings.warn(f"prepared corpus {folder} is damaged ({damage}); preparing it anew", stacklevel=2)
                 shutil.rmtree(folder)
-            _make(folder, source, tokenizer)
+            _make(folder, source, form, learned, rejects)
         return _load(folder, fingerprint, parts[0])
 
 
@@ -89,14 +95,21 @@ def _only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path, source: Source, trainer: TokenizerTrainer) -> None:
+def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, rejects: Rejects) -> None:
     """Write beside, then rename."""
-    texts = source.read()
-    tokenizer = trainer.train(texts["train"])
-    tables = {split: _table(texts[split], tokenizer) for split in SPLITS}
+    records = source.read(rejects)
+    for split in SPLITS:
+        require_fields(form, records[split])
+    vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
+    tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
+    rejects.settle(sum(map(len, records.values())) + sum(rejects.counts.values()))
+    tokenizer = vocabularies.tokenizer
     facts = {
         "source": source.facts(),
+        "rejected": rejects.counts,
         "tokenizer": {"end_token": tokenizer.end_token, "size": len(tokenizer), "lossless": tokenizer.lossless},
+        "labels": vocabularies.labels,
+        "end_tokens": vocabularies.end_tokens,
         "splits": {
             split: {
                 "sequences": len(table),
@@ -112,7 +125,8 @@ def _make(folder: Path, source: Source, trainer: TokenizerTrainer) -> None:
         datasets.disable_progress_bars()
         for split, table in tables.items():
             table.save_to_disk(beside / split)
-        tokenizer.save(beside / "tokenizer.json")
+        for name, content in vocabularies.files.items():
+            (beside / name).write_bytes(content)
         (beside / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         manifest = {str(file.relative_to(beside)): _digest(file) for file in beside.rglob("*") if file.is_file()}
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
@@ -124,25 +138,18 @@ def _make(folder: Path, source: Source, trainer: TokenizerTrainer) -> None:
         ) from error
 
 
-def _table(texts: list[str], tokenizer: Tokenizer) -> datasets.Dataset:
-    batches = [_batch(texts[start : start + _ROWS_AT_ONCE], tokenizer) for start in range(0, len(texts), _ROWS_AT_ONCE)]
-    table = datasets.table.InMemoryTable(pa.Table.from_batches(batches))
-    return datasets.Dataset(table, fingerprint="prepared")  # or it would hash the tokens to name itself
-
-
-def _batch(texts: list[str], tokenizer: Tokenizer) -> pa.RecordBatch:
-    rows = [[tokenizer.end, *ids, tokenizer.end] for ids in tokenizer.encode(texts)]
-    lengths = np.array([len(row) for row in rows])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.fromiter(chain.from_iterable(rows), np.int32, offsets[-1])
-    sizes = np.array([len(text.encode()) for text in texts])
-    return pa.record_batch(
-        {
-            "tokens": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(tokens)),
-            "length": pa.array(lengths - 1, pa.int64()),
-            "bytes": pa.array(sizes + 1, pa.int64()),
-        }
-    )
+def _table(split: str, records: pa.Table, form: Form, vocabularies: Vocabularies, rejects: Rejects) -> datasets.Dataset:
+    parts = []
+    for start in range(0, len(records), _ROWS_AT_ONCE):
+        some = records.slice(start, _ROWS_AT_ONCE)
+        if "origin" not in records.column_names:
+            some = some.append_column("origin", pa.array(f"{split}, record {start + i + 1}" for i in range(len(some))))
+        parts.append(form.rows(some, vocabularies, rejects))
+    table = pa.concat_tables(parts)
+    if not len(table):
+        raise InputError(f"nothing is left for {split}: all {len(records)} records were rejected, {rejects.counts}")
+    # Named, or it would hash the tokens to name itself.
+    return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="prepared")
 
 
 def _damage(folder: Path) -> str | None:
@@ -163,7 +170,7 @@ def _digest(file: Path) -> str:
 def _load(folder: Path, fingerprint: str, source: str) -> Corpus:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return Corpus(
-        tokenizer=Tokenizer.load(folder / "tokenizer.json", facts["tokenizer"]["end_token"]),
+        vocabularies=Vocabularies.load(folder, facts["end_tokens"]),
         splits={split: datasets.Dataset.load_from_disk(folder / split) for split in SPLITS},
         fingerprint=fingerprint,
         source=source,

@@ -1,9 +1,17 @@
 """Rows of a prepared table as examples, and batches of them.
 
-An example is (row, start, length): a row of the table or, where a row was too long, a piece of one. For language
-modelling the model reads tokens[start : start + length] and predicts tokens[start + 1 : start + length + 1]: shifted
-inside the row, so that nothing leaks from one sequence into the next. Both are slices of Arrow's own buffer; joining
-those of a batch is the only copy.
+A table says by its columns what an example is:
+
+    tokens            language modelling: all but the last are read, all but the first are predicted
+    tokens, targets   what is read, and what it is answered with: classes, numbers, or a tag per word
+    tokens, written   what is read, and what is written: all but its last are a decoder's `prefix`, all but its first
+                      its targets
+    length, bytes     how many tokens are read, and how many bytes of text the targets stand for
+    any other         a further input, one of the batch's `extras`
+
+An example is (row, start, length): a row of the table or, where a row of text was too long, a piece of one. What is
+shifted is shifted inside the row, so that nothing leaks from one sequence into the next. All are slices of Arrow's own
+buffers; joining those of a batch is the only copy.
 """
 
 from __future__ import annotations
@@ -22,44 +30,47 @@ from seqlab.data.batch import Batch
 from seqlab.errors import DataError, InputError, did_you_mean
 from seqlab.ragged import Layout, Ragged
 
-Int32s = npt.NDArray[np.int32]
+Numbers = npt.NDArray[Any]
 Int64s = npt.NDArray[np.int64]
 
-_NO_TOKENS = np.zeros(0, np.int32)  # joining no arrays at all needs a type
 _NO_ROWS = np.zeros(0, np.int64)
 _POLICIES = ("error", "truncate", "split", "drop")
 
 
 class Rows(NamedTuple):
-    """A batch before it is tensors: what a loader's worker sends, for arrays go through a pipe at less cost."""
+    """A batch before it is tensors: what a loader's worker sends, for arrays go through a pipe at less cost.
 
-    tokens: Int32s
-    targets: Int32s
-    lengths: Int64s
+    columns  values and lengths by name: "tokens", "targets" and extras
+    """
+
+    columns: dict[str, tuple[Numbers, Int64s]]
     ids: Int64s
     bytes: Int64s
 
     def batch(self) -> Batch:
-        layout = Layout(torch.from_numpy(self.lengths))
-        return Batch(
-            tokens=Ragged(torch.from_numpy(self.tokens).long(), layout),
-            targets=Ragged(torch.from_numpy(self.targets).long(), layout),
-            ids=torch.from_numpy(self.ids),
-            bytes=torch.from_numpy(self.bytes),
-        )
+        layouts: dict[int, Layout] = {}  # columns that share their lengths share the layout
+        columns = {}
+        for name, (values, lengths) in self.columns.items():
+            layout = layouts.setdefault(id(lengths), Layout(torch.from_numpy(lengths)))
+            tensor = torch.from_numpy(values)
+            columns[name] = Ragged(tensor if tensor.is_floating_point() else tensor.long(), layout)
+        tokens, targets = columns.pop("tokens"), columns.pop("targets")
+        return Batch(tokens, targets, torch.from_numpy(self.ids), torch.from_numpy(self.bytes), columns)
 
 
 class Examples:
     """The examples of a split, in the order of its rows.
 
     Args:
-        table: columns `tokens`, `length` and `bytes` as `corpus.py` describes them.
+        table: as above.
         max_length: the most tokens an example may have; None: no limit.
         over_long: what becomes of a longer row. "error" refuses it, "truncate" keeps its first tokens, "split" makes
-            consecutive pieces that together predict every token once, "drop" leaves it out.
+            consecutive pieces that together predict every token once, "drop" leaves it out. Text alone can be split,
+            and truncated, as can the text of a class; where every token, or every word, has a target of its own that
+            nothing else has, to cut would lose some.
 
     Attributes:
-        lengths: [E] int64, the tokens of each example: as many are read as are predicted.
+        lengths: [E] int64, the tokens that are read of each example.
         report: rows and tokens of the table, how many were over-long, and how many tokens were lost.
 
     Raises:
@@ -78,7 +89,12 @@ class Examples:
         self.over_long = over_long
         stored = _stored_rows(table)
         lengths, sizes = _numbers(table, "length"), _numbers(table, "bytes")
-        if not np.array_equal(lengths, self._tokens.sizes - 1) or lengths.min(initial=0) < 0:
+        self._names = [name for name in table.column_names if name not in ("length", "bytes")]
+        self._is_text = "targets" not in self._names and "written" not in self._names
+        read = self._columns["tokens"].sizes - (1 if self._is_text else 0)
+        if "written" in self._names:
+            read = read + self._columns["written"].sizes - 1
+        if not np.array_equal(lengths, read) or lengths.min(initial=0) < 0:
             raise DataError("the table of tokens is damaged: its column `length` does not fit its column `tokens`")
         lengths, sizes = lengths[stored], sizes[stored]
 
@@ -120,49 +136,71 @@ class Examples:
         return len(self.lengths)
 
     def batch(self, indices: Sequence[int] | Int64s) -> Batch:
-        """The chosen examples, longest first (equal ones as given). Their numbers are the batch's ids."""
+        """The chosen examples, longest first (equal ones as given). Their numbers are the batch's ids.
+
+        Where something is written, what is written longest comes first, and among equals what is read longest.
+        """
         return self.read(indices).batch()
 
     def read(self, indices: Sequence[int] | Int64s) -> Rows:
         """The same batch before it is tensors."""
         indices = np.asarray(indices, np.int64)
-        ids = indices[np.argsort(-self.lengths[indices], kind="stable")]
-        lengths = self.lengths[ids]
-        tokens, targets = self._tokens.shifted(self._rows[ids], self._starts[ids], lengths)
-        return Rows(tokens, targets, lengths, ids, self._bytes[ids])
+        rows, columns = self._rows[indices], self._columns
+        if "written" in columns:
+            ids = indices[np.lexsort((-columns["tokens"].sizes[rows], -columns["written"].sizes[rows]))]
+        else:
+            ids = indices[np.argsort(-self.lengths[indices], kind="stable")]
+        rows, starts, lengths = self._rows[ids], self._starts[ids], self.lengths[ids]
+        read: dict[str, tuple[Numbers, Int64s]] = {}
+        for name, column in columns.items():
+            if name == "written" or self._is_text:
+                sizes = lengths if self._is_text else column.sizes[rows] - 1
+                before, after = column.shifted(rows, starts, sizes)
+                read |= {"tokens" if self._is_text else "prefix": (before, sizes), "targets": (after, sizes)}
+            else:
+                sizes = lengths if name == "tokens" and "written" not in columns else column.sizes[rows]
+                read[name] = column.slices(rows, starts, sizes), sizes
+        return Rows(read, ids, self._bytes[ids])
 
     @cached_property
-    def _tokens(self) -> _TokenColumn:
-        return _TokenColumn(_column(self._table, "tokens"))
+    def _columns(self) -> dict[str, _ListColumn]:
+        columns = {name: _column(self._table, name) for name in ("tokens", *self._names)}
+        return {name: _ListColumn(column, name) for name, column in columns.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """A memory-mapped table travels to a worker as the path of its file; views into it are taken anew there."""
-        return {name: value for name, value in self.__dict__.items() if name != "_tokens"}
+        return {name: value for name, value in self.__dict__.items() if name != "_columns"}
 
 
-class _TokenColumn:
-    """A column of list<int32> as numpy views of its chunks' values, and where in them every stored row lies.
+class _ListColumn:
+    """A column of lists of numbers as numpy views of its chunks' values, and where in them every stored row lies.
 
     With chunks of 2 rows and of 1, sizes [3, 1 | 2]: first_rows = [0, 2], starts = [0, 3, 0].
     """
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        if not pa.types.is_list(column.type) or column.type.value_type != pa.int32():
-            raise DataError(f"the table of tokens is damaged: its column `tokens` is {column.type}, not list<int32>")
+    def __init__(self, column: pa.ChunkedArray, name: str) -> None:
+        numeric = pa.types.is_list(column.type) and column.type.value_type in (pa.int32(), pa.float32())
+        if not numeric or (name == "tokens" and column.type.value_type != pa.int32()):
+            raise DataError(f"the table of tokens is damaged: its column `{name}` is {column.type}, not list<int32>")
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         # A slice of a table shares the values of the whole, and its offsets, int32, count from the start of those.
-        self._values: list[Int32s] = [chunk.values.to_numpy() for chunk in chunks]
+        self._values: list[Numbers] = [chunk.values.to_numpy() for chunk in chunks]
+        self._none = np.zeros(0, column.type.value_type.to_pandas_dtype())  # joining no arrays at all needs a type
         offsets = [chunk.offsets.to_numpy().astype(np.int64) for chunk in chunks]
         self._first_rows = np.cumsum([0, *(len(chunk) for chunk in chunks[:-1])])
         self._starts: Int64s = np.concatenate([_NO_ROWS, *(offset[:-1] for offset in offsets)])
         self.sizes: Int64s = np.concatenate([_NO_ROWS, *(np.diff(offset) for offset in offsets)])
 
-    def shifted(self, rows: Int64s, starts: Int64s, lengths: Int64s) -> tuple[Int32s, Int32s]:
-        """`lengths` tokens of each row from `starts` on, and as many from one further on: [T] each."""
+    def slices(self, rows: Int64s, starts: Int64s, lengths: Int64s) -> Numbers:
+        """`lengths` values of each row from `starts` on, one after the other: [T]."""
         chunks = np.searchsorted(self._first_rows, rows, side="right") - 1
         first = self._starts[rows] + starts
-        slices = zip(chunks.tolist(), first.tolist(), (first + lengths + 1).tolist(), strict=True)
-        joined = np.concatenate([_NO_TOKENS, *(self._values[chunk][begin:end] for chunk, begin, end in slices)])
+        bounds = zip(chunks.tolist(), first.tolist(), (first + lengths).tolist(), strict=True)
+        return np.concatenate([self._none, *(self._values[chunk][begin:end] for chunk, begin, end in bounds)])
+
+    def shifted(self, rows: Int64s, starts: Int64s, lengths: Int64s) -> tuple[Numbers, Numbers]:
+        """`lengths` values of each row from `starts` on, and as many from one further on: [T] each."""
+        joined = self.slices(rows, starts, lengths + 1)
         last = np.cumsum(lengths + 1) - 1
         return np.delete(joined, last), np.delete(joined, last - lengths)
 

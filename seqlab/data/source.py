@@ -1,26 +1,39 @@
-"""A source of text: what `data=` chooses."""
+"""A source of records: what `data=` chooses."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any, Protocol
 
+import pyarrow as pa
+
+from seqlab.data.rejects import Rejects
+
 SPLITS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Sequences of text in three splits that share nothing."""
+    """Records in three splits that share nothing.
+
+    A record has fields by name, and a source has those that its data offers: `text`, `pair`, `source`, `target` are
+    strings, `label` a string or a list of strings, `words` and `tags` lists of strings. `origin`, where there is one,
+    says where a record comes from, such as "reviews.csv, line 7".
+    """
 
     def fingerprint(self) -> str:
         """Changes whenever `read` would return something else. Cheap: nothing is parsed."""
         ...
 
-    def read(self) -> dict[str, list[str]]:
-        """The text of every sequence of "train", "validation" and "test"; none of the three is empty."""
+    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
+        """The records of "train", "validation" and "test"; none of the three is empty.
+
+        Args:
+            rejects: where rows go that cannot be used.
+        """
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of run.json wants to know about the text, such as how many sequences were dropped."""
+        """What a reader of run.json wants to know about the data, such as how many sequences were dropped."""
         ...
 
 

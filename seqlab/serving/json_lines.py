@@ -1,20 +1,24 @@
-"""What people send to a model: JSON lines, each with a "text"."""
+"""What people send to a model: JSON lines."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from seqlab.errors import InputError
 
 
-def read_items(source: str) -> list[dict[str, Any]]:
+def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, or of standard input for "-"; blank lines are skipped.
 
+    Args:
+        record: raises ValueError, with what is expected, on an object that it cannot read.
+
     Raises:
-        InputError: the file cannot be read, or a line is no object with a "text"; names file and line.
+        InputError: the file cannot be read, or a line is no such object; names file and line.
     """
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
@@ -31,9 +35,11 @@ def read_items(source: str) -> list[dict[str, Any]]:
             raise InputError(f"input={source}, line {number}: not valid Unicode ({error})") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"input={source}, line {number}: not JSON ({error})") from error
-        if not isinstance(item, dict) or not isinstance(item.get("text"), str):
-            raise InputError(f'input={source}, line {number}: expected an object such as {{"text": "Return the"}}')
+        try:
+            record(item if isinstance(item, dict) else {})
+        except ValueError as error:
+            raise InputError(f"input={source}, line {number}: {error}") from error
         items.append(item)
     if not items:
-        raise InputError(f'input={source} holds no line; expected one {{"text": "..."}} per line')
+        raise InputError(f'input={source} holds no line; expected one object, such as {{"text": "..."}}, per line')
     return items

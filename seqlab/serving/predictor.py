@@ -1,46 +1,62 @@
-"""A trained model at work: texts in, texts out."""
+"""A trained model at work: what people send goes in, what the model answers comes out, in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
+import datasets
+import pyarrow as pa
 
 from seqlab.bundle import Bundle
-from seqlab.models.decoding import generate
-from seqlab.models.language_model import LanguageModel
-from seqlab.ragged import Ragged
+from seqlab.data.examples import Examples
+from seqlab.data.plan import make_plan
+from seqlab.data.rejects import Rejects
+from seqlab.errors import InputError
+from seqlab.models.decoding import Decoding
 
-PROMPTS_AT_ONCE = 64  # bounds the memory that states take; what is written does not depend on it
+TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it
 
 
 class Predictor:
-    """Continues texts with a language model."""
+    """Answers with a trained model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        assert isinstance(bundle.task.model, LanguageModel)
-        self.model = bundle.task.model
-        self.tokenizer = bundle.tokenizer
+        self.task, self.form, self.vocabularies = bundle.task, bundle.form, bundle.vocabularies
 
-    def complete(
-        self, prompts: Sequence[str], max_tokens: int = 100, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """What the model writes after each prompt; an empty prompt starts a text.
+    def predict(
+        self, items: Sequence[Mapping[str, Any]], decoding: Decoding | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """What the model says to each item, such as {"label": "positive", ...} to {"text": "A fine film."}.
 
-        Prompts of any lengths share a batch and leave it as they end. Each draws from a generator of its own, seeded by
-        `seed` and its place, so that the same prompt in the same place is always continued alike.
+        Items of any lengths share a batch. Where something is drawn, each draws from a generator of its own, seeded by
+        `seed` and its place, so that the same item in the same place is always answered alike.
+
+        Args:
+            items: what `form.record` reads.
+            decoding: how to write; None: as the model was trained to be judged.
 
         Raises:
-            ValueError: the temperature is negative.
+            InputError: an item is too long for the model.
+            ValueError: an item is of another kind.
         """
-        end = self.tokenizer.end
-        tokens = [torch.tensor([end, *ids]) for ids in self.tokenizer.encode(prompts)]
-        device = next(self.model.parameters()).device
-        written: list[str] = []
-        for start in range(0, len(tokens), PROMPTS_AT_ONCE):
-            part = tokens[start : start + PROMPTS_AT_ONCE]
-            seeds = [seed + 1_000_003 * (start + i) for i in range(len(part))]
-            batch = Ragged.from_list(part).to(device)
-            continued = generate(self.model, batch, end, max_tokens, temperature, seeds)
-            written += [self.tokenizer.decode(ids.tolist()) for ids in continued]
-        return written
+        records = [self.form.record(item) for item in items]
+        if not records:
+            return []
+        names = [name for name in records[0] if name in self.form.fields or name == "pair"]
+        columns = {name: [record.get(name, "") for record in records] for name in names}
+        rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
+        examples = Examples(datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked"))
+        longest, room = int(examples.lengths.max()), getattr(self.task.model, "max_length", None)
+        if room is not None and longest > room:
+            raise InputError(f"an item has {longest} tokens, and this model knows {room} positions: cut it")
+        device = next(self.task.model.parameters()).device
+        told: dict[int, dict[str, Any]] = {}
+        plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, longest), 1, None, 0)
+        self.task.model.eval()
+        for i in range(len(plan)):
+            batch = examples.batch(plan[i])
+            answers = self.task.answer(batch.to(device), decoding, seed)
+            for example, answer in zip(batch.ids.tolist(), answers, strict=True):
+                told[example] = self.form.told(answer, records[example], self.vocabularies)
+        return [told[example] for example in range(len(records))]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from seqlab.data.batch import Batch
 from seqlab.models.language_model import LanguageModel
@@ -45,5 +48,5 @@ class LanguageModeling:
     def flops(self, batch: Batch) -> float:
         return self.model.flops(batch.tokens.lengths)
 
-    def metrics(self, averages: dict[str, float]) -> dict[str, float]:
+    def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
         return {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}

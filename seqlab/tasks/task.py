@@ -6,12 +6,14 @@ the whole global batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
+from seqlab.models.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,22 @@ class Term:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The terms of one (micro-)batch by name. Training minimises the sum over terms of weight * sum / count."""
+    """What one (micro-)batch adds.
+
+    terms    by name; training minimises the sum over terms of weight * sum / count
+    tallies  by name, while judging only: tensors that add up over batches, and from which metrics are read once that
+             are no averages, such as F1 from counts or BLEU from matching n-grams
+    """
 
     terms: dict[str, Term]
+    tallies: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Task(Protocol):
     """A model and how it is trained and judged."""
 
     model: nn.Module
-    monitor: str  # the metric that decides which checkpoint is best; lower is better
+    monitor: str  # the metric that decides which checkpoint is best
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The count of every term, known before any forward pass."""
@@ -53,6 +61,19 @@ class Task(Protocol):
         """Useful FLOPs of training on the batch, forward and backward, as `SequenceLayer.flops` counts them."""
         ...
 
-    def metrics(self, averages: dict[str, float]) -> dict[str, float]:
-        """What people read, from the averages of all terms: the averages themselves and figures derived from them."""
+    def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        """What people read, from the averages of all terms and the sums of all tallies.
+
+        While training there are no tallies: only figures from averages are told then.
+        """
+        ...
+
+    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> Sequence[Any]:
+        """What the model says to each example, for people who use it; the model is in evaluation mode.
+
+        Args:
+            batch: whose targets do not matter.
+            decoding: how to write, for a task that writes; None: as the task does by itself.
+            seed: of what is drawn for each example, together with its id.
+        """
         ...

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from seqlab.errors import InputError
 from seqlab.text.tokenizer import END, Tokenizer, require_unicode
@@ -86,25 +86,43 @@ class Characters:
 
 @dataclass(frozen=True)
 class Words:
-    """Words and runs of punctuation, the most frequent first; all others are one unknown word. Not lossless.
+    """Whole words, the most frequent first; all others are one unknown word, <unk>. Not lossless.
 
-    vocab_size counts the end token and the unknown word.
+    vocab_size     counts the end token and the unknown word
+    min_frequency  how often a word must occur in training; at 1, the unknown word is never seen there
+    split          "punctuation": runs of letters and digits, and runs of other marks; "blanks": whatever stands between
+                   blanks, for text that is tokenized already, in which <unk> is the unknown word
+    lowercase      Word and word are one
     """
 
     vocab_size: int = 20000
+    min_frequency: int = 2
+    split: Literal["punctuation", "blanks"] = "punctuation"
+    lowercase: bool = False
 
     def __post_init__(self) -> None:
         _require_size(self.vocab_size, 3, "the end token, the unknown word and a word")
+        if self.min_frequency < 1:
+            raise InputError(f"tokenizer.min_frequency={self.min_frequency}: expected at least 1")
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         trainer = trainers.WordLevelTrainer(
             vocab_size=self.vocab_size - 2,
-            min_frequency=2,  # words seen once become the unknown word, or training would never see that one
+            min_frequency=self.min_frequency,
             show_progress=False,
         )
-        counted = _trained(_words(models.WordLevel()), trainer, texts).get_vocab()
+        counted = _trained(self._backend(models.WordLevel()), trainer, texts).get_vocab()
+        counted.pop(_UNKNOWN, None)
         vocabulary = _numbered([END, _UNKNOWN, *sorted(counted, key=counted.__getitem__)])
-        return Tokenizer(_words(models.WordLevel(vocabulary, unk_token=_UNKNOWN)))
+        return Tokenizer(self._backend(models.WordLevel(vocabulary, unk_token=_UNKNOWN)))
+
+    def _backend(self, model: models.Model) -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer(model)
+        splitter = pre_tokenizers.Whitespace if self.split == "punctuation" else pre_tokenizers.WhitespaceSplit
+        backend.pre_tokenizer = splitter()
+        if self.lowercase:
+            backend.normalizer = normalizers.Lowercase()
+        return backend
 
     def fingerprint(self) -> str:
         return repr(self)
@@ -133,12 +151,6 @@ def _byte_level(model: models.Model, use_regex: bool) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _words(model: models.Model) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return backend
 
 

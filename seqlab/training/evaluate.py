@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqlab.data.batch import Batch
-from seqlab.tasks.task import Task
+from seqlab.tasks.task import StepOutput, Task
 from seqlab.training.averages import Averages
 from seqlab.training.objective import pieces
+
+
+@dataclass
+class _Sums:
+    """What steps have added up to."""
+
+    averages: Averages = field(default_factory=Averages)
+    tallies: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, output: StepOutput) -> None:
+        self.averages.add_terms(output)
+        for name, tally in output.tallies.items():
+            self.tallies[name] = self.tallies[name] + tally if name in self.tallies else tally
+
+    def metrics(self, task: Task) -> dict[str, float]:
+        return task.metrics(self.averages.read(), self.tallies)
 
 
 def evaluate(
@@ -25,8 +43,8 @@ def evaluate(
     evaluating more or less often does not change what is trained.
     """
     device = torch.device(device)
-    averages = Averages()
-    ranges: defaultdict[str, Averages] = defaultdict(Averages)
+    whole = _Sums()
+    ranges: defaultdict[str, _Sums] = defaultdict(_Sums)
     was_training = task.model.training
     task.model.eval()
     try:
@@ -35,12 +53,11 @@ def evaluate(
                 for micro in pieces(batch, micro_tokens):
                     for name, part in by_length(micro):
                         output = task.step(part.to(device))
-                        averages.add_terms(output)
-                        ranges[name].add_terms(output)
+                        whole.add(output)
+                        ranges[name].add(output)
     finally:
         task.model.train(was_training)
-    metrics = task.metrics(averages.read())
-    return {**metrics, "by_length": {name: task.metrics(ranges[name].read()) for name in sorted(ranges)}}
+    return {**whole.metrics(task), "by_length": {name: ranges[name].metrics(task) for name in sorted(ranges)}}
 
 
 def by_length(batch: Batch) -> Iterator[tuple[str, Batch]]:

@@ -23,7 +23,7 @@ class Autocast:
     def __init__(self, task: Task, dtype: torch.dtype) -> None:
         self.task, self.dtype = task, dtype
         self.model, self.monitor = task.model, task.monitor
-        self.counts, self.metrics, self.flops = task.counts, task.metrics, task.flops
+        self.counts, self.metrics, self.flops, self.answer = task.counts, task.metrics, task.flops, task.answer
 
     def step(self, batch: Batch) -> StepOutput:
         with torch.autocast(batch.tokens.device.type, self.dtype):

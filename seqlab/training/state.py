@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from seqlab.ragged import Layout
+from seqlab.data.batch import Batch
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
 
@@ -48,19 +48,19 @@ class State:
         """1.5 in the middle of the second epoch."""
         return self.epoch + self.batch / max(self.batches, 1)
 
-    def advance(self, layout: Layout) -> None:
+    def advance(self, batch: Batch) -> None:
         """One more global batch has been trained on."""
         self.step += 1
         self.batch += 1
         if self.batch == self.batches:
             self.epoch, self.batch = self.epoch + 1, 0
-        cells = padded_cells(layout)
-        self.tokens += layout.total
-        self.sequences += len(layout)
+        cells = sum(map(padded_cells, batch.layouts))
+        self.tokens += batch.size
+        self.sequences += len(batch)
         self.cells += cells
-        self.figures.add("batch_tokens", layout.total, 1)
-        self.figures.add("batch_seqs", len(layout), 1)
-        self.figures.add("padding_fraction", cells - layout.total, cells)
+        self.figures.add("batch_tokens", batch.size, 1)
+        self.figures.add("batch_seqs", len(batch), 1)
+        self.figures.add("padding_fraction", cells - batch.size, cells)
 
     def worked(self, flops: float, seconds: float, gemm_peak: float) -> None:
         """Takes note of a step's useful FLOPs and time, and of the FLOP/s that the machine could do."""

@@ -135,7 +135,7 @@ class Trainer:
                     norm = clip_gradient(task.model, self.clip, loss, state.step, batch)
                     self._set_rate()
                     self.optimizer.step()
-                    state.advance(batch.tokens.layout)
+                    state.advance(batch)
                     state.figures.add("grad_norm", norm, 1)
                     self._clock(batch, waited, time.perf_counter() - began)
 
@@ -192,7 +192,7 @@ class Trainer:
         flops = self.task.flops(batch)
         self.state.seconds = time.perf_counter() - self.started
         self.state.worked(flops, waited + worked, self.throughput.gemm_peak)
-        self.throughput.add(batch.tokens.layout.total, flops, waited, worked)
+        self.throughput.add(batch.size, flops, waited, worked)
 
     def _log(self) -> None:
         """A line with the averages since the last one."""
@@ -201,7 +201,7 @@ class Trainer:
             return
         done = min(1.0, max(self.progress, self.limits.minutes_used(state.seconds)))
         figures = {
-            **self.task.metrics(state.terms.take()),
+            **self.task.metrics(state.terms.take(), {}),
             **state.figures.take(),
             "lr": state.lr,
             **self.throughput.take(),

@@ -84,7 +84,7 @@ class ToyTask:
     def flops(self, batch: Batch) -> float:
         return 1000.0 * batch.tokens.layout.total
 
-    def metrics(self, averages: dict[str, float]) -> dict[str, float]:
+    def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
         shown = {name: averages[name] for name in ("loss", "penalty", "accuracy")}
         return {**shown, "ppl": math.exp(averages["loss"])}
 

@@ -1,0 +1,60 @@
+"""A text, and the text to write for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from seqlab.data.forms.form import lists, table, text_of, values
+from seqlab.data.forms.text import written
+from seqlab.data.rejects import Rejects
+from seqlab.text.tokenizer_training import TokenizerTrainer
+from seqlab.text.vocabularies import Vocabularies
+
+
+@dataclass(frozen=True)
+class SourceAndTarget:
+    """The source's tokens and an end mark are read; end mark, the target's tokens, end mark are written.
+
+    target_tokenizer  of the target; None: the tokenizer of the source is trained on both and writes too
+    """
+
+    target_tokenizer: TokenizerTrainer | None = None
+
+    fields = ("source", "target")
+    policies = ("error", "drop")
+
+    def fingerprint(self) -> str:
+        return f"SourceAndTarget({None if self.target_tokenizer is None else self.target_tokenizer.fingerprint()})"
+
+    def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
+        sources, targets = (records.column(field).to_pylist() for field in self.fields)
+        if self.target_tokenizer is None:
+            return Vocabularies(tokenizer.train([*sources, *targets]))
+        return Vocabularies(tokenizer.train(sources), target=self.target_tokenizer.train(targets))
+
+    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+        sources, targets = values(records, "source"), values(records, "target")
+        assert sources is not None
+        read, write = vocabularies.tokenizer, vocabularies.written
+        tokens = [[*ids, read.end] for ids in read.encode(sources)]
+        if targets is None:
+            targets, rows = [""] * len(sources), [[write.end]] * len(sources)
+        else:
+            rows = [[write.end, *ids, write.end] for ids in write.encode(targets)]
+        lengths = [len(a) + len(b) - 1 for a, b in zip(tokens, rows, strict=True)]
+        sizes = [len(target.encode()) + 1 for target in targets]
+        return table(lengths, sizes, tokens=lists(tokens), written=lists(rows))
+
+    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        return {"source": text_of(item, "source", "text")}
+
+    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
+        """Of what was written, best first, each with `tokens` and `score`."""
+        return written("target", answer, vocabularies.written)
+
+    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
+        return vocabularies.written.decode(targets)

@@ -1,0 +1,119 @@
+"""A text, or a pair of texts, and what is said of it: a class, any number of classes, or a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from seqlab.data.forms.form import IGNORED, label_names, lists, origin, table, text_of, values
+from seqlab.data.rejects import Rejects
+from seqlab.errors import InputError, did_you_mean
+from seqlab.text.tokenizer_training import TokenizerTrainer
+from seqlab.text.vocabularies import Vocabularies
+
+
+@dataclass(frozen=True)
+class TextAndLabel:
+    """The tokens of the text behind an end mark, and, where there is a `pair`, those of it behind another.
+
+    labels   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`;
+             "number": a real number
+    ignored  classes that are not predicted: texts that have one are read, and count for nothing
+    join     what separates the classes of a text where they are one string
+    """
+
+    labels: Literal["one", "many", "number"] = "one"
+    ignored: tuple[str, ...] = ()
+    join: str = ","
+
+    fields = ("text", "label")
+    policies = ("truncate", "drop", "error")
+
+    def __post_init__(self) -> None:
+        if not self.join:
+            raise InputError("form.join is empty: expected what separates the classes of a text, such as ','")
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
+        texts = [*records.column("text").to_pylist(), *(values(records, "pair") or ())]
+        trained = tokenizer.train(texts)
+        if self.labels == "number":
+            return Vocabularies(trained)
+        found = [name for label in records.column("label").to_pylist() for name in self.classes(label)]
+        return Vocabularies(trained, labels=label_names(found, self.ignored))
+
+    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+        texts, pairs, labels = (values(records, field) for field in ("text", "pair", "label"))
+        assert texts is not None
+        targets = [[] if labels is None else self.target(label, vocabularies) for label in labels or texts]
+        usable = [isinstance(target, list) for target in targets]
+        for row, target in enumerate(targets):
+            if isinstance(target, str):
+                rejects.add(origin(records, row), "unknown label" if self.labels != "number" else "wrong label", target)
+        encode, end = vocabularies.tokenizer.encode, vocabularies.tokenizer.end
+        tokens = [[end, *ids] for ids in encode(texts)]
+        if pairs is not None:
+            tokens = [[*row, end, *ids] for row, ids in zip(tokens, encode(pairs), strict=True)]
+        kept = [row for row, keep in enumerate(usable) if keep]
+        return table(
+            [len(tokens[row]) for row in kept],
+            [len(texts[row].encode()) for row in kept],
+            tokens=lists([tokens[row] for row in kept]),
+            targets=lists([targets[row] for row in kept], np.float32 if self.labels == "number" else np.int32),
+        )
+
+    def classes(self, label: str | Iterable[str]) -> list[str]:
+        """The names in a label."""
+        if not isinstance(label, str):
+            return list(label)
+        if self.labels == "one":
+            return [label]
+        return [name.strip() for name in label.split(self.join) if name.strip()]
+
+    def target(self, label: Any, vocabularies: Vocabularies) -> list[int] | list[float] | str:
+        """The ids or the number of a label; where it has none, a message that says why."""
+        if self.labels == "number":
+            try:
+                number = float(label)
+            except (TypeError, ValueError):
+                number = math.nan
+            return [number] if math.isfinite(number) else f"the label {label!r} is no number; see form.labels"
+        names = self.classes(label)
+        if self.labels == "one" and len(names) != 1:
+            return f"{len(names)} labels where one is expected; form.labels=many takes any number"
+        known = vocabularies.label_ids
+        strange = [name for name in names if name not in known and name not in self.ignored]
+        if strange:
+            return f"the label {strange[0]!r} does not occur in the training data{did_you_mean(strange[0], known)}"
+        if self.labels == "many":
+            return [known[name] for name in dict.fromkeys(names) if name in known]
+        return [known.get(names[0], IGNORED)]
+
+    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        pair = {"pair": text_of(item, "pair")} if "pair" in item else {}
+        return {"text": text_of(item, "text"), **pair}
+
+    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
+        """Of the probability of each class, [C]; or of a number."""
+        if self.labels == "number":
+            return {"label": float(answer)}
+        names = vocabularies.labels or ()
+        probabilities = dict(sorted(zip(names, answer.tolist(), strict=True), key=lambda pair: -pair[1]))
+        if self.labels == "many":
+            return {"label": [n for n, p in probabilities.items() if p > 0.5], "probabilities": probabilities}
+        return {"label": next(iter(probabilities)), "probabilities": probabilities}
+
+    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
+        names = vocabularies.labels or ()
+        return ", ".join(
+            str(target) if self.labels == "number" else names[target]
+            for target in targets
+            if target >= 0 or self.labels == "number"
+        )

@@ -1,0 +1,115 @@
+"""Words, and a tag for each of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from seqlab.data.forms.form import IGNORED, label_names, lists, origin, table, values
+from seqlab.data.rejects import Rejects
+from seqlab.errors import InputError, did_you_mean
+from seqlab.text.tokenizer import Tokenizer
+from seqlab.text.tokenizer_training import TokenizerTrainer
+from seqlab.text.vocabularies import Vocabularies
+
+_WORD = re.compile(r"\w+|[^\w\s]+")
+
+
+@dataclass(frozen=True)
+class WordsAndTags:
+    """Every word is cut into pieces by the tokenizer, on its own, and has at least one.
+
+    word_vocabulary  how many of the most frequent words also have an id of their own; None: none
+    min_frequency    how often a word must occur in training to be among them
+    ignored          tags that are not predicted
+    """
+
+    word_vocabulary: int | None = None
+    min_frequency: int = 2
+    ignored: tuple[str, ...] = ()
+
+    fields = ("words", "tags")
+    policies = ("error", "drop")
+
+    def __post_init__(self) -> None:
+        if (self.word_vocabulary or 1) < 1 or self.min_frequency < 1:
+            raise InputError("form.word_vocabulary and form.min_frequency: expected at least 1")
+
+    def fingerprint(self) -> str:
+        return repr(self)
+
+    def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
+        occurrences = list(chain.from_iterable(records.column("words").to_pylist()))
+        words: tuple[str, ...] | None = None
+        if self.word_vocabulary is not None:
+            counts = Counter(occurrences)
+            ranked = sorted(counts, key=lambda word: (-counts[word], word))[: self.word_vocabulary]
+            words = tuple(word for word in ranked if counts[word] >= self.min_frequency)
+        tags = chain.from_iterable(records.column("tags").to_pylist())
+        return Vocabularies(tokenizer.train(occurrences), labels=label_names(tags, self.ignored), words=words)
+
+    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+        words, tags = values(records, "words"), values(records, "tags")
+        assert words is not None
+        kept, targets = list(range(len(words))), [[] for _ in words]
+        if tags is not None:
+            targets = [self.target(row, vocabularies) for row in tags]
+            for row, (these, target) in enumerate(zip(words, targets, strict=True)):
+                if isinstance(target, str):
+                    rejects.add(origin(records, row), "unknown label", target)
+                elif len(target) != len(these):
+                    message = f"{len(these)} words and {len(target)} tags: expected a tag for each word"
+                    rejects.add(origin(records, row), "tags do not match the words", message)
+            kept = [row for row in kept if isinstance(targets[row], list) and len(targets[row]) == len(words[row])]
+        pieces = pieces_of(chain.from_iterable(words), vocabularies.tokenizer)
+        cut = [[pieces[word] for word in words[row]] for row in kept]
+        columns = {
+            "tokens": lists([list(chain.from_iterable(row)) for row in cut]),
+            "targets": lists([targets[row] for row in kept]),
+            "pieces": lists([list(map(len, row)) for row in cut]),
+        }
+        if vocabularies.words is not None:
+            columns["words"] = lists([[vocabularies.word_ids.get(word, 0) for word in words[row]] for row in kept])
+        sizes = [sum(len(word.encode()) for word in words[row]) for row in kept]
+        return table([sum(map(len, row)) for row in cut], sizes, **columns)
+
+    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Words as they are given, or those of a text: runs of letters and digits, and runs of anything else."""
+        words = item.get("words")
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return {"words": words}
+        if isinstance(item.get("text"), str):
+            found = list(_WORD.finditer(item["text"]))
+            return {"words": [word.group() for word in found], "starts": [word.start() for word in found]}
+        raise ValueError('expected an object such as {"words": ["Some", "text", "."]}, or {"text": "Some text."}')
+
+    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
+        """Of the tag of each word, [W]; spans, where tags are such, with the places of words or, in a text, characters."""
+        assert vocabularies.labels is not None
+        words, tags = record["words"], [vocabularies.labels[tag] for tag in answer.tolist()]
+        told: dict[str, Any] = {"words": words, "tags": tags}
+        return told
+
+    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
+        names = vocabularies.labels or ()
+        return " ".join("?" if target < 0 else names[target] for target in targets)
+
+    def target(self, tags: Sequence[str], vocabularies: Vocabularies) -> list[int] | str:
+        """The ids of tags; where one has none, a message that says why."""
+        known = vocabularies.label_ids
+        for tag in tags:
+            if tag not in known and tag not in self.ignored:
+                return f"the tag {tag!r} does not occur in the training data{did_you_mean(tag, known)}"
+        return [known.get(tag, IGNORED) for tag in tags]
+
+
+def pieces_of(words: Sequence[str] | chain[str], tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """The tokens of each distinct word; one of which the tokenizer leaves nothing is an end mark."""
+    distinct = list(dict.fromkeys(words))
+    return {word: ids or [tokenizer.end] for word, ids in zip(distinct, tokenizer.encode(distinct), strict=True)}

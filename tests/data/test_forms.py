@@ -1,0 +1,223 @@
+"""Records become rows, and rows batches, in which everything is where the task expects it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqlab.data.batch import Batch
+from seqlab.data.examples import Examples
+from seqlab.data.forms.form import Form, require_fields
+from seqlab.data.forms.source_and_target import SourceAndTarget
+from seqlab.data.forms.text import Text
+from seqlab.data.forms.text_and_label import TextAndLabel
+from seqlab.data.forms.words_and_tags import WordsAndTags
+from seqlab.data.rejects import Rejects
+from seqlab.errors import InputError
+from seqlab.text.tokenizer_training import Bytes, Words
+from seqlab.text.vocabularies import Vocabularies
+
+
+def prepared(form: Form, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects | None = None) -> Examples:
+    rows = form.rows(records, vocabularies, rejects or Rejects())
+    return Examples(datasets.Dataset(datasets.table.InMemoryTable(rows)))
+
+
+def batch_of(form: Form, records: pa.Table, vocabularies: Vocabularies) -> Batch:
+    examples = prepared(form, records, vocabularies)
+    return examples.batch(range(len(examples)))
+
+
+def by_id(batch: Batch, ragged: Any) -> dict[int, list[Any]]:
+    return {int(i): sequence.tolist() for i, sequence in zip(batch.ids, ragged.to_list(), strict=True)}
+
+
+def decoded(vocabularies: Vocabularies, ids: list[int]) -> list[str]:
+    """The texts between end marks."""
+    texts, end = [[]], vocabularies.tokenizer.end
+    for token in ids:
+        texts.append([]) if token == end else texts[-1].append(token)
+    return [vocabularies.tokenizer.decode(part) for part in texts]
+
+
+def test_text_predicts_its_next_token() -> None:
+    records = pa.table({"text": ["ab", "", "c"]})
+    vocabularies = Text().learn(records, Bytes())
+    batch = batch_of(Text(), records, vocabularies)
+    end = vocabularies.tokenizer.end
+    a, b, c = (vocabularies.tokenizer.encode([x])[0][0] for x in "abc")
+    assert by_id(batch, batch.tokens) == {0: [end, a, b], 1: [end], 2: [end, c]}
+    assert by_id(batch, batch.targets) == {0: [a, b, end], 1: [end], 2: [c, end]}
+    assert dict(zip(batch.ids.tolist(), batch.bytes.tolist(), strict=True)) == {0: 3, 1: 1, 2: 2}
+
+
+def test_a_class_for_each_text() -> None:
+    records = pa.table({"text": ["good", "", "so so"], "label": ["pos", "neg", "pos"]})
+    vocabularies = TextAndLabel().learn(records, Bytes())
+    assert vocabularies.labels == ("neg", "pos")
+    batch = batch_of(TextAndLabel(), records, vocabularies)
+    assert by_id(batch, batch.targets) == {0: [1], 1: [0], 2: [1]}
+    assert {i: decoded(vocabularies, ids) for i, ids in by_id(batch, batch.tokens).items()} == {
+        0: ["", "good"],
+        1: ["", ""],
+        2: ["", "so so"],
+    }
+
+
+def test_pairs_are_parted_by_an_end_mark() -> None:
+    records = pa.table({"text": ["a", "b"], "pair": ["xy", ""], "label": ["1", "0"]})
+    vocabularies = TextAndLabel().learn(records, Bytes())
+    batch = batch_of(TextAndLabel(), records, vocabularies)
+    assert [decoded(vocabularies, ids) for _, ids in sorted(by_id(batch, batch.tokens).items())] == [
+        ["", "a", "xy"],
+        ["", "b", ""],
+    ]
+
+
+@pytest.mark.parametrize("labels", [["a, b", "", "b"], [["b", "a", "a"], [], ["b"]]])
+def test_any_number_of_classes(labels: list[Any]) -> None:
+    records = pa.table({"text": ["x", "y", "z"], "label": labels})
+    form = TextAndLabel(labels="many")
+    vocabularies = form.learn(records, Bytes())
+    batch = batch_of(form, records, vocabularies)
+    assert {i: sorted(ids) for i, ids in by_id(batch, batch.targets).items()} == {0: [0, 1], 1: [], 2: [1]}
+
+
+def test_numbers() -> None:
+    records = pa.table({"text": ["x", "y"], "label": ["2.5", "-1"]})
+    form = TextAndLabel(labels="number")
+    vocabularies = form.learn(records, Bytes())
+    batch = batch_of(form, records, vocabularies)
+    assert batch.targets.values.dtype.is_floating_point
+    assert by_id(batch, batch.targets) == {0: [2.5], 1: [-1.0]}
+    with pytest.raises(InputError, match=r"file, line 9: the label 'nan' is no number; see form.labels"):
+        prepared(form, pa.table({"text": ["x"], "label": ["nan"], "origin": ["file, line 9"]}), vocabularies)
+
+
+def test_ignored_classes_are_read_and_not_predicted() -> None:
+    records = pa.table({"text": ["x", "y", "z"], "label": ["a", "b", "?"]})
+    form = TextAndLabel(ignored=("?",))
+    vocabularies = form.learn(records, Bytes())
+    assert vocabularies.labels == ("a", "b")
+    batch = batch_of(form, records, vocabularies)
+    assert by_id(batch, batch.targets) == {0: [0], 1: [1], 2: [-100]}
+
+
+def test_an_unknown_label_is_told_or_left_out() -> None:
+    form = TextAndLabel()
+    vocabularies = form.learn(pa.table({"text": ["x", "y"], "label": ["positive", "negative"]}), Bytes())
+    records = pa.table({"text": ["p", "q"], "label": ["positiv", "negative"], "origin": ["f, line 1", "f, line 2"]})
+    with pytest.raises(
+        InputError, match=r"f, line 1: the label 'positiv' .*did you mean positive.*data\.on_error=skip"
+    ):
+        prepared(form, records, vocabularies)
+    rejects = Rejects("skip")
+    assert len(prepared(form, records, vocabularies, rejects)) == 1
+    assert rejects.counts == {"unknown label": 1}
+
+
+def test_every_word_has_its_pieces() -> None:
+    records = pa.table({"words": [["Ab", "c"], [], ["c", " "]], "tags": [["X", "Y"], [], ["Y", "_"]]})
+    form = WordsAndTags(word_vocabulary=5, min_frequency=2, ignored=("_",))
+    vocabularies = form.learn(records, Bytes())
+    assert vocabularies.words == ("c",)
+    batch = batch_of(form, records, vocabularies)
+    assert by_id(batch, batch.extras["pieces"]) == {0: [2, 1], 1: [], 2: [1, 1]}
+    assert by_id(batch, batch.extras["words"]) == {0: [0, 1], 1: [], 2: [1, 0]}
+    assert by_id(batch, batch.targets) == {0: [0, 1], 1: [], 2: [1, -100]}
+    assert vocabularies.tokenizer.decode(by_id(batch, batch.tokens)[0]) == "Abc"
+
+
+def test_a_word_of_which_the_tokenizer_leaves_nothing_has_a_piece_all_the_same() -> None:
+    records = pa.table({"words": [["a", " ", "a"]], "tags": [["X", "Y", "X"]]})
+    vocabularies = WordsAndTags().learn(records, Words(min_frequency=1))
+    batch = batch_of(WordsAndTags(), records, vocabularies)
+    assert batch.extras["pieces"].values.tolist() == [1, 1, 1]
+    assert batch.tokens.values[1] == vocabularies.tokenizer.end
+
+
+def test_tags_must_match_the_words() -> None:
+    form = WordsAndTags()
+    vocabularies = form.learn(pa.table({"words": [["a", "b"]], "tags": [["X", "Y"]]}), Bytes())
+    records = pa.table({"words": [["a", "b"], ["a"]], "tags": [["X"], ["Z"]], "origin": ["f, line 1", "f, line 2"]})
+    with pytest.raises(InputError, match="f, line 1: 2 words and 1 tags"):
+        prepared(form, records, vocabularies)
+    rejects = Rejects("skip")
+    assert len(form.rows(records, vocabularies, rejects)) == 0
+    assert rejects.counts == {"tags do not match the words": 1, "unknown label": 1}
+
+
+texts = st.text("abc ", max_size=9)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=8))
+def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None:
+    form = SourceAndTarget()
+    records = pa.table({"source": [a for a, _ in pairs], "target": [b for _, b in pairs]})
+    vocabularies = form.learn(records, Bytes())
+    batch = batch_of(form, records, vocabularies)
+    end = vocabularies.tokenizer.end
+    prefixes, targets = by_id(batch, batch.extras["prefix"]), by_id(batch, batch.targets)
+    for i, (source, target) in enumerate(pairs):
+        assert by_id(batch, batch.tokens)[i] == [*vocabularies.tokenizer.encode([source])[0], end]
+        assert targets[i] == [*vocabularies.tokenizer.encode([target])[0], end]
+        assert prefixes[i] == [end, *targets[i][:-1]]
+    order = list(zip(batch.extras["prefix"].lengths.tolist(), batch.tokens.lengths.tolist(), strict=True))
+    assert order == sorted(order, reverse=True)
+    assert batch.sizes.tolist() == [a + b for a, b in order]
+    assert batch.size == sum(batch.sizes.tolist())
+    smallest = int(batch.sizes.max())
+    parts = batch.split(smallest)
+    assert max(part.size for part in parts) <= smallest
+    assert torch_lists(parts, "prefix") == batch.extras["prefix"].values.tolist()
+
+
+def torch_lists(parts: list[Batch], name: str) -> list[int]:
+    return [value for part in parts for value in part.extras[name].values.tolist()]
+
+
+def test_two_vocabularies() -> None:
+    form = SourceAndTarget(Words(min_frequency=1))
+    records = pa.table({"source": ["jump left"], "target": ["TURN JUMP"]})
+    vocabularies = form.learn(records, Words(min_frequency=1))
+    assert vocabularies.facts["vocabulary"] == vocabularies.facts["target_vocabulary"] == 4
+    assert vocabularies.tokenizer.digest != vocabularies.written.digest
+    assert form.truth(batch_of(form, records, vocabularies).targets.values.tolist(), vocabularies) == "TURN JUMP"
+
+
+@pytest.mark.parametrize(
+    ("form", "records"),
+    [
+        (TextAndLabel(), {"text": ["x", "y"], "label": ["a", "b"]}),
+        (WordsAndTags(word_vocabulary=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),
+        (SourceAndTarget(Words(min_frequency=1)), {"source": ["x"], "target": ["y"]}),
+        (Text(), {"text": ["x"]}),
+    ],
+)
+def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, Any], tmp_path: Any) -> None:
+    vocabularies = form.learn(pa.table(records), Bytes())
+    for name, content in vocabularies.files.items():
+        (tmp_path / name).write_bytes(content)
+    loaded = Vocabularies.load(tmp_path, vocabularies.end_tokens)
+    assert (loaded.facts, loaded.digest) == (vocabularies.facts, vocabularies.digest)
+    # What is only to be predicted from needs no targets.
+    unlabelled = pa.table({name: records[name] for name in list(records)[:1]})
+    batch = batch_of(form, unlabelled, loaded)
+    assert batch.tokens.values.tolist() == batch_of(form, pa.table(records), loaded).tokens.values.tolist()
+
+
+def test_a_field_that_is_missing() -> None:
+    with pytest.raises(
+        InputError, match=r"reads text and label, and the data has text: label missing; .*columns\.label"
+    ):
+        require_fields(TextAndLabel(), pa.table({"text": ["x"]}))
+
+
+def test_a_single_label_cannot_be_learned() -> None:
+    with pytest.raises(InputError, match=r"has 1 labels to predict \(a\)"):
+        TextAndLabel().learn(pa.table({"text": ["x"], "label": ["a"]}), Bytes())
