@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from seqlab.command_line import Command, run_verb
 
@@ -20,6 +21,7 @@ class Asked:
     trust: str | list[str] | None = None
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job(command: Command) -> None:
@@ -45,6 +47,7 @@ def job(command: Command) -> None:
     experiment.require_room(loaders, getattr(loaded.task.model, "max_length", None), "model.positions.max_length")
     device = experiment.choose_device(asked.device)
     loaded.task.model.to(device)
+    experiment.choose_decoding(loaded.task, asked.decoding)
     task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report

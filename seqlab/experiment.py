@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.layers.kernels import kernels
 from seqlab.layers.transformer import compile_blocks
+from seqlab.models.decoding import Decoding
 from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
 from seqlab.text.tokenizer_training import TokenizerTrainer
@@ -192,6 +193,24 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device={name} cannot be used: {reason}; choose device=cpu or device=auto") from error
     return device
+
+
+def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
+    """From now on the task writes as it is asked to; what is asked as None stays as it was.
+
+    Raises:
+        InputError: the task does not write, or a value is out of range.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        return
+    decoding = getattr(task, "decoding", None)
+    if not isinstance(decoding, Decoding):
+        raise InputError(f"decoding.{next(iter(given))}: this model does not write; drop it")
+    try:
+        task.decoding = replace(decoding, **given)  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise InputError("\n".join(f"decoding.{line}" for line in str(error).split("\n"))) from error
 
 
 def compile_model(model: torch.nn.Module, device: torch.device) -> None:

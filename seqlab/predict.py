@@ -1,17 +1,19 @@
 """python -m seqlab.predict run=PATH input=FILE|- [output=FILE]: JSON lines in, JSON lines out, order kept.
 
-A language model continues the "text" of every line: {"text": "Return the"} gives {"text": ..., "continuation": ...}.
-Whatever else a line holds is passed through.
+What is read of a line, and what is added to it, is the task's: {"text": "Return the"} gets a "continuation" by a
+language model, {"text": "A fine film."} a "label" by a classifier, {"words": ["Ann", "ran"]} "tags" by a tagger, and
+{"source": "walk twice"} a "target" by a model from sequence to sequence. Whatever else a line holds is passed through.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from seqlab.command_line import Command, run_verb
-from seqlab.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,14 @@ class Asked:
     trust: str | list[str] | None = None
     device: str = "auto"
     seed: int = 1
-    max_tokens: int = 100
-    temperature: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0:
-            raise InputError("expected max_tokens of at least 1, and temperature of at least 0")
+    decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job(command: Command) -> None:
     """Reads everything, then writes everything: bad input leaves no half output."""
     from seqlab import bundle
     from seqlab.durable import replace_file, require_place
-    from seqlab.experiment import choose_device
+    from seqlab.experiment import choose_device, choose_decoding
     from seqlab.instantiate import read_settings
     from seqlab.serving.json_lines import read_items
     from seqlab.serving.predictor import Predictor
@@ -44,13 +41,13 @@ def job(command: Command) -> None:
     asked = read_settings(Asked, command.config)
     if asked.output is not None:
         require_place(Path(asked.output))
-    items = read_items(asked.input)
     loaded = bundle.load(asked.run, command.trust)
+    choose_decoding(loaded.task, asked.decoding)
+    items = read_items(asked.input, loaded.form.record)
     loaded.task.model.to(choose_device(asked.device))
-    texts = [item["text"] for item in items]
-    written = Predictor(loaded).complete(texts, asked.max_tokens, asked.temperature, asked.seed)
-    pairs = zip(items, written, strict=True)
-    lines = "".join(json.dumps({**item, "continuation": text}, ensure_ascii=False) + "\n" for item, text in pairs)
+    answers = Predictor(loaded).predict(items, seed=asked.seed)
+    pairs = zip(items, answers, strict=True)
+    lines = "".join(json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for item, answer in pairs)
     if asked.output is None:
         print(lines, end="", flush=True)
     else:

@@ -86,7 +86,9 @@ TRAINER_PARTS = (
 )  # fmt: skip
 
 # What a task and its model are built to; see `Vocabularies.facts`.
-FACTS = ("vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "lossless")
+FACTS = (
+    "vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "lossless", "end", "target_tokenizer",
+)  # fmt: skip
 
 # Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is
 # found out at run time and passed when that is built.

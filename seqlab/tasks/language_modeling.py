@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from seqlab.data.batch import Batch
+from seqlab.models.decoding import Decoding, generate
+from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
-from seqlab.tasks.task import StepOutput, Term
+from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, seeds_of
 
 
 class LanguageModeling:
@@ -21,13 +23,16 @@ class LanguageModeling:
         model: the language model.
         lossless: the tokenizer loses nothing of the text; bits per byte mean something only then, and are left out
             otherwise.
+        end: the token that ends a text.
+        decoding: how a text is continued, unless somebody asks otherwise.
     """
 
     monitor = "loss"
 
-    def __init__(self, model: LanguageModel, lossless: bool) -> None:
+    def __init__(self, model: LanguageModel, lossless: bool, end: int, decoding: Decoding = Decoding()) -> None:
         self.model = model
         self.lossless = lossless
+        self.end, self.decoding = end, decoding
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": batch.targets.layout.total}
@@ -50,3 +55,8 @@ class LanguageModeling:
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
         return {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}
+
+    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
+        """For each text its continuations, best first."""
+        how, seeds = decoding or self.decoding, seeds_of(batch, seed)
+        return generate(self.model, batch.tokens, self.end, how, seeds, at_once=ROWS_AT_ONCE)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from seqlab.data.batch import Batch
 from seqlab.models.decoding import Decoding
 
+ROWS_AT_ONCE = 256  # hypotheses that are continued together: bounds what states take, and changes nothing else
+
 
 @dataclass(frozen=True)
 class Term:
@@ -77,3 +79,8 @@ class Task(Protocol):
             seed: of what is drawn for each example, together with its id.
         """
         ...
+
+
+def seeds_of(batch: Batch, seed: int) -> list[int]:
+    """One for each example, by its number."""
+    return [seed + 1_000_003 * number for number in batch.ids.tolist()]

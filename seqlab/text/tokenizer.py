@@ -96,6 +96,12 @@ class Tokenizer:
         """SHA-256 of `to_json()`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token that stands for words it does not know, if it has one."""
+        name = json.loads(self.to_json())["model"].get("unk_token")
+        return None if name is None else self._backend.token_to_id(name)
+
     def __len__(self) -> int:
         """V: one more than the largest id."""
         return max(self._backend.get_vocab().values()) + 1

@@ -44,6 +44,8 @@ class Vocabularies:
             "label_names": self.labels,
             "word_vocabulary": None if self.words is None else len(self.words) + 1,
             "lossless": self.tokenizer.lossless,
+            "end": self.tokenizer.end,
+            "target_tokenizer": self.written,
         }
 
     @cached_property

@@ -1,0 +1,93 @@
+"""Sequence to sequence: read a text, write another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from seqlab.data.batch import Batch
+from seqlab.errors import InputError, did_you_mean
+from seqlab.models.decoding import Decoding, generate
+from seqlab.models.hypothesis import Hypothesis
+from seqlab.models.seq2seq import Seq2Seq
+from seqlab.ragged import Layout, Ragged
+from seqlab.tasks.metrics.text import Bleu, ChrF, ExactMatch
+from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, seeds_of
+from seqlab.text.tokenizer import Tokenizer
+
+
+class SequenceToSequence:
+    """Nats per token, given what comes before it; and figures of the text that the model writes by itself.
+
+    Args:
+        model: the model.
+        target_tokenizer: of what is written.
+        decoding: how the model writes, when it is judged and when it is used.
+        judged_by: of the written texts: any of "exact_match", "bleu", "chrf"; without any, nothing is written while
+            judging.
+        bleu_tokenize: how sacrebleu splits text into words; "none" for text that is tokenized already.
+        monitor: the metric that decides which checkpoint is best; None: the first of `judged_by`, or "loss".
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        target_tokenizer: Tokenizer,
+        decoding: Decoding,
+        judged_by: Sequence[str] = ("exact_match",),
+        bleu_tokenize: str = "13a",
+        monitor: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.decoding = model, target_tokenizer, decoding
+        known = {"exact_match": ExactMatch, "bleu": lambda: Bleu(bleu_tokenize), "chrf": ChrF}
+        if strange := [name for name in judged_by if name not in known]:
+            hint = did_you_mean(strange[0], known)
+            raise InputError(f"task.judged_by={strange[0]} is not {', '.join(known)}{hint}")
+        self.judges = {name: known[name]() for name in judged_by}
+        self.monitor = monitor or (*judged_by, "loss")[0]
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return {"loss": batch.targets.layout.total, **dict.fromkeys(self.model.costs, batch.tokens.layout.total)}
+
+    def step(self, batch: Batch) -> StepOutput:
+        hidden, costs = self.model.encode(batch.tokens, batch.extras["prefix"])
+        counts = self.counts(batch)
+        nats = self.model.head.loss(hidden.values, batch.targets.values)
+        terms = {"loss": Term(nats, counts["loss"], 1.0)}
+        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
+        return StepOutput(terms, {} if self.model.training else self.judged(batch))
+
+    def judged(self, batch: Batch) -> dict[str, Tensor]:
+        """The tallies of what the model writes for a batch."""
+        if not self.judges:
+            return {}
+        unknown, end = self.tokenizer.unknown, self.tokenizer.end
+        # An unknown word is never right: where it is written it says nothing, where it should be it is not reached.
+        written = [[t for t in best[0].tokens.tolist() if t != unknown] for best in self.answer(batch)]
+        right = [[t for t in target.tolist() if t != end] for target in batch.targets.to_list()]
+        decoded = [[self.tokenizer.decode(ids) for ids in side] for side in (written, right)]
+        return {
+            name: judge.tally(written, right) if name == "exact_match" else judge.tally(*decoded)
+            for name, judge in self.judges.items()
+        }
+
+    def flops(self, batch: Batch) -> float:
+        return self.model.flops(batch.tokens.lengths, batch.extras["prefix"].lengths)
+
+    def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        figures = {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}
+        for name, tally in tallies.items():
+            figures |= self.judges[name].read(tally)
+        return figures
+
+    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
+        """For each example what was written, best first."""
+        begin = torch.full((len(batch),), self.tokenizer.end, device=batch.tokens.device)
+        prompts = Ragged(begin, Layout(torch.ones(len(batch), dtype=torch.int64)))
+        with torch.no_grad():
+            state = self.model.remember(batch.tokens)
+            how, seeds = decoding or self.decoding, seeds_of(batch, seed)
+            return generate(self.model, prompts, self.tokenizer.end, how, seeds, state, ROWS_AT_ONCE)
