@@ -4,11 +4,11 @@
     BIO      O     B-paper  I-paper  I-paper  O     B-person      begin, inside, outside (IOB2)
     IOBES    O     B-paper  I-paper  E-paper  O     S-person      and end, single
 
-How a sequence is read, ours and everybody's, follows from one question: does a tag CONTINUE the span of the word before?
-It does if both name the same type, the earlier is B or I and the later is I or E. Any other tag but O starts a span
-anew, an I without a B too. That is how conlleval reads (Tjong Kim Sang & De Meulder 2003, section 3), and it reads BIO,
-IOB1, IO and IOBES alike; the letters of BILOU and BMES are taken for theirs. `continues`, `opens` and `closes` are all
-that scores, conversions and the constraints of a CRF are made from.
+How a sequence of them is read follows from one question: does a tag CONTINUE the span of the word before? It does if
+both name the same type, the earlier is B or I, and the later is I or E. Any other tag but O begins a span, an I without
+a B too. So reads conlleval, the program behind most published figures (Tjong Kim Sang & De Meulder 2003), and so BIO,
+IOB1, IO and IOBES are read alike; the letters of BILOU and BMES are taken for theirs. Scores, conversions and the
+constraints of a CRF are made of that, and of which tags may open and close a well-formed span.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Transitions(NamedTuple):
 
 
 def allowed_transitions(labels: Sequence[str]) -> Transitions:
-    """What a CRF over these labels may answer. Sentences that it learns from must keep to it too: `convert` sees to that.
+    """What a CRF over these labels may answer. What it learns from must keep to it too: `convert` sees to that.
 
     Raises:
         InputError: a label says nothing about spans.

@@ -36,7 +36,7 @@ class Confusion:
     accuracy  the share of rows that are right
     macro_f1  the mean of F1 over the classes that occur or are predicted
     micro_f1  F1 of all decisions for or against a class at once; over all classes that is the accuracy
-    mcc       correlation of prediction and target (Gorodkin 2004, equation 8); 0 where either knows one class only
+    mcc       correlation of prediction and target (Gorodkin 2004); 0 where either knows one class only
 
     Args:
         labels: the classes' names, by id.
@@ -47,7 +47,7 @@ class Confusion:
     negative: tuple[str, ...] = ()
 
     def tally(self, predicted_T: Tensor, targets_T: Tensor) -> Tensor:
-        """[C, C] int64: rows of the class (row) that were taken for the class (column). A target of -100 counts nothing."""
+        """[C, C] int64: how many of the row's class were taken for the column's. A target of -100 counts nothing."""
         classes = len(self.labels)
         judged_T = targets_T != IGNORED
         cells_T = targets_T.masked_fill(~judged_T, 0) * classes + predicted_T.masked_fill(~judged_T, 0)

@@ -24,10 +24,8 @@ class Regression:
         n, squared, absolute, p, t, pp, tt, pt = tally.tolist()
         if n == 0:
             return dict.fromkeys(("mse", "mae", "pearson"), math.nan)
-        spreads = []
-        for total, squares in ((p, pp), (t, tt)):
-            spread = n * squares - total**2
-            # What n roundings may leave of a spread of 0.
-            spreads.append(spread if spread > n * sys.float_info.epsilon * n * squares else math.nan)
-        pearson = (n * pt - p * t) / math.sqrt(spreads[0]) / math.sqrt(spreads[1])
-        return {"mse": squared / n, "mae": absolute / n, "pearson": max(-1.0, min(1.0, pearson))}
+        spread_p, spread_t = n * pp - p**2, n * tt - t**2
+        rounding = n * sys.float_info.epsilon  # what n additions may leave of a spread of 0, relative to what is added
+        varies = spread_p > rounding * n * pp and spread_t > rounding * n * tt
+        pearson = (n * pt - p * t) / math.sqrt(spread_p) / math.sqrt(spread_t) if varies else math.nan
+        return {"mse": squared / n, "mae": absolute / n, "pearson": pearson}

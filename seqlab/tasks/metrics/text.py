@@ -34,8 +34,8 @@ class Bleu:
     `signature` says what else decides the figure: references, case, tokenization, smoothing, version.
 
     Args:
-        tokenize: how sacrebleu splits text into words: "13a" as at WMT, "intl", "zh", "char", ...; "none" for text whose
-            tokens have blanks between them already.
+        tokenize: how sacrebleu splits text into words: "13a" as at WMT, "intl", "zh", "char", ...; "none" where
+            blanks do so already.
         lowercase: whether capitals count as small letters.
 
     Raises:
