@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layers": {"ragged"},
     "data": {"text", "ragged"},
     "models": {"layers", "ragged"},
-    "tasks": {"models", "layers", "ragged", "data.batch"},
+    "tasks": {"models", "layers", "ragged", "data.batch", "text"},
     "instantiate": set(),
     "bundle": {"tasks", "models", "layers", "data", "text", "ragged", "instantiate", "durable"},
     "training": {"bundle", "tasks", "models", "layers", "data", "text", "ragged", "durable"},

@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 BENCHMARK = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
+TRANSLATION = [Requirement(line) for line in PROJECT["optional-dependencies"]["mt"]]
 PINS = {
     canonicalize_name(pin.name): pin
     for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -46,14 +47,16 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     }
     foreign = imported - sys.stdlib_module_names - {"seqlab"}
     came_with_hydra = {"omegaconf", "yaml"}  # in the version that Hydra asks for
-    assert foreign - came_with_hydra == {requirement.name.replace("hydra-core", "hydra") for requirement in DECLARED}
+    assert foreign - came_with_hydra == {
+        requirement.name.replace("hydra-core", "hydra") for requirement in DECLARED + TRANSLATION
+    }
 
 
 def test_every_pin_is_exact_and_fits_what_is_declared() -> None:
     for pin in PINS.values():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
-    for requirement in DECLARED + DEVELOPMENT + BENCHMARK:
+    for requirement in DECLARED + DEVELOPMENT + BENCHMARK + TRANSLATION:
         (specifier,) = PINS[canonicalize_name(requirement.name)].specifier
         assert requirement.specifier.contains(specifier.version), requirement
 

@@ -1,0 +1,112 @@
+"""Figures of predicted classes: a single one for every row, or any number of labels.
+
+A metric is a small object with `tally`, counts that ADD UP over batches, and `read`, the figures from their sum. So a
+figure is that of all rows at once, whatever the batching, and each range of lengths has its own. Reading a tally of
+nothing gives nan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqlab.layers.heads import IGNORED
+from seqlab.tasks.metrics.rates import by_name, rates
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of rows whose class is right, of however many classes, such as tokens of a vocabulary."""
+
+    def tally(self, predicted_T: Tensor, targets_T: Tensor) -> Tensor:
+        """[2] int64: right, judged. A target of -100 counts nothing."""
+        return torch.stack([(predicted_T == targets_T).sum(), (targets_T != IGNORED).sum()])
+
+    def read(self, tally: Tensor) -> dict[str, float]:
+        right, judged = tally.double()
+        return {"accuracy": (right / judged).item()}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Accuracy, F1 and Matthews correlation, from how often each class was taken for each.
+
+    accuracy  the share of rows that are right
+    macro_f1  the mean of F1 over the classes that occur or are predicted
+    micro_f1  F1 of all decisions for or against a class at once; over all classes that is the accuracy
+    mcc       correlation of prediction and target (Gorodkin 2004); 0 where either knows one class only
+
+    Args:
+        labels: the classes' names, by id.
+        negative: those that say that there is nothing to find, such as O or no_relation; left out of `micro_f1`.
+    """
+
+    labels: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+
+    def tally(self, predicted_T: Tensor, targets_T: Tensor) -> Tensor:
+        """[C, C] int64: how many of the row's class were taken for the column's. A target of -100 counts nothing."""
+        classes = len(self.labels)
+        judged_T = targets_T != IGNORED
+        cells_T = targets_T.masked_fill(~judged_T, 0) * classes + predicted_T.masked_fill(~judged_T, 0)
+        counts = cells_T.new_zeros(classes * classes).scatter_add_(0, cells_T, judged_T.long())
+        return counts.view(classes, classes)
+
+    def read(self, tally: Tensor) -> dict[str, float]:
+        counts_C3 = _per_class(tally)
+        correct, predicted, there = counts_C3.double().unbind(1)
+        rows = there.sum()
+        covariance = correct.sum() * rows - predicted @ there
+        spread = (rows**2 - predicted @ predicted).sqrt() * (rows**2 - there @ there).sqrt()
+        positive = torch.tensor([label not in self.negative for label in self.labels], device=tally.device)
+        return {
+            "accuracy": (correct.sum() / rows).item(),
+            "macro_f1": rates(counts_C3).f1.nanmean().item(),
+            "micro_f1": rates(counts_C3[positive].sum(0)).f1.item(),
+            "mcc": (covariance / torch.where((spread == 0) & (rows > 0), 1.0, spread)).item(),
+        }
+
+    def by_class(self, tally: Tensor) -> dict[str, float]:
+        """Precision, recall and F1 of every class, as "f1/LABEL"; nan for one that neither occurs nor is predicted."""
+        return by_name(self.labels, _per_class(tally))
+
+
+def _per_class(tally_CC: Tensor) -> Tensor:
+    """[C, 3]: correct, predicted, there."""
+    return torch.stack([tally_CC.diagonal(), tally_CC.sum(0), tally_CC.sum(1)], 1)
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """F1 and exact matches where an example has any number of labels.
+
+    exact_match  the share of examples whose set of labels is right
+    micro_f1     F1 of all decisions at once
+    macro_f1     the mean of F1 over the labels that occur or are predicted
+    """
+
+    labels: tuple[str, ...]
+
+    def tally(self, predicted_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        """[C + 1, 3] int64 from bool tensors: of each label correct, predicted and there; last the same of whole sets.
+
+        A label is predicted where its probability exceeds 0.5, which is where its score exceeds 0.
+        """
+        labels_C3 = torch.stack([(predicted_BC & targets_BC).sum(0), predicted_BC.sum(0), targets_BC.sum(0)], 1)
+        examples = predicted_BC.new_full((), len(predicted_BC), dtype=torch.int64)
+        sets_3 = torch.stack([(predicted_BC == targets_BC).all(1).sum(), examples, examples])
+        return torch.cat([labels_C3, sets_3.unsqueeze(0)])
+
+    def read(self, tally: Tensor) -> dict[str, float]:
+        labels_C3, sets_3 = tally[:-1], tally[-1]
+        return {
+            "exact_match": rates(sets_3).precision.item(),
+            "micro_f1": rates(labels_C3.sum(0)).f1.item(),
+            "macro_f1": rates(labels_C3).f1.nanmean().item(),
+        }
+
+    def by_class(self, tally: Tensor) -> dict[str, float]:
+        """Precision, recall and F1 of every label, as "f1/LABEL"; nan for one that neither occurs nor is predicted."""
+        return by_name(self.labels, tally[:-1])
