@@ -1,26 +1,35 @@
-"""A source of text: what `data=` chooses."""
+"""A source of records: what `data=` chooses."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any, Protocol
 
+import pyarrow as pa
+
+from seqlab.data.rejects import Rejects
+
 SPLITS = ("train", "validation", "test")
 
 
 class Source(Protocol):
-    """Sequences of text in three splits that share nothing."""
+    """Records in three splits that share nothing.
+
+    A column of a table is a field: text, pair, source and target are strings; label is a string, or a list of strings
+    where a record may have several; words and tags are lists of strings of equal length; origin, which may be missing,
+    says where a record was found, such as "reviews.csv, line 7". Nothing is null.
+    """
 
     def fingerprint(self) -> str:
         """Changes whenever `read` would return something else. Cheap: nothing is parsed."""
         ...
 
-    def read(self) -> dict[str, list[str]]:
-        """The text of every sequence of "train", "validation" and "test"; none of the three is empty."""
+    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
+        """The records of "train", "validation" and "test"; none of the three is empty, all have the same columns."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of run.json wants to know about the text, such as how many sequences were dropped."""
+        """What a reader of run.json wants to know about the data, such as how many files they were read from."""
         ...
 
 
