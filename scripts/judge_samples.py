@@ -18,6 +18,7 @@ from pathlib import Path
 
 from seqlab import bundle
 from seqlab.data.pydocs import PyDocs
+from seqlab.data.rejects import Rejects
 from seqlab.serving.predictor import Predictor
 
 WORD = re.compile(r"[A-Za-z]+")
@@ -57,7 +58,7 @@ def grams(ids: list[int]) -> list[tuple[int, ...]]:
 
 
 def main() -> None:
-    splits = PyDocs().read()
+    splits = {split: table["text"].to_pylist() for split, table in PyDocs().read(Rejects()).items()}
     train, test = joined(splits["train"]), joined(splits["test"])
     print(f"test split: {len(test):,} bytes")
     print(f"xz -9e alone: {xz(test) / len(test):.3f}")

@@ -98,11 +98,13 @@ def _only_one(lock: Path) -> Iterator[None]:
 def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, rejects: Rejects) -> None:
     """Write beside, then rename."""
     records = source.read(rejects)
+    read, rejected = sum(map(len, records.values())), rejects.total
     for split in SPLITS:
         require_fields(form, records[split])
     vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
     tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
-    rejects.settle(sum(map(len, records.values())) + sum(rejects.counts.values()))
+    if rejects.total > rejected:  # else the source has said so
+        rejects.settle(read + rejected)
     tokenizer = vocabularies.tokenizer
     facts = {
         "source": source.facts(),

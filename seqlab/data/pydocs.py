@@ -14,6 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, split_of
 from seqlab.errors import InputError
 
@@ -44,8 +47,9 @@ class PyDocs:
             digest.update(f"\n{path.as_posix()} {os.path.getsize(library / path)}".encode())
         return digest.hexdigest()
 
-    def read(self) -> dict[str, list[str]]:
-        return self._extracted[0]
+    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
+        """The field is `text`. Nothing is rejected."""
+        return {split: pa.table({"text": pa.array(texts, pa.string())}) for split, texts in self._extracted[0].items()}
 
     def facts(self) -> dict[str, Any]:
         return self._extracted[1]

@@ -1,27 +1,73 @@
-"""Rows that cannot be used."""
+"""What becomes of rows that cannot be used."""
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from seqlab.errors import InputError
 
 OnError = Literal["raise", "skip"]
 
+logger = logging.getLogger(__name__)
+
+
+class Unusable(Exception):
+    """A row cannot be used. `reason` is what such rows are counted under, `message` what is wrong with this one."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason, self.message = reason, message
+
 
 class Rejects:
-    """Rows that cannot be used: raised at once, or skipped, counted by reason, and refused where they are too many."""
+    """Rows that cannot be used: raised at once, or skipped, counted by reason, and refused where they are too many.
+
+    on_error   "raise" or "skip"
+    max_share  the share of all rows that may be skipped, from 0 to 1
+    counts     by reason, such as {"not JSON": 3, "no label": 1}
+
+    Raises:
+        InputError: max_share is no share.
+    """
 
     def __init__(self, on_error: OnError = "raise", max_share: float = 0.1) -> None:
+        if not 0 <= max_share <= 1:
+            raise InputError(f"data.max_rejected={max_share}: expected a share of the rows, from 0 to 1")
         self.on_error, self.max_share = on_error, max_share
         self.counts: dict[str, int] = {}
+        self._first = ""
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
 
     def add(self, origin: str, reason: str, message: str) -> None:
+        """Note a row.
+
+        Args:
+            origin: where it is, such as "reviews.csv, line 7".
+            reason: what it is counted under.
+            message: what is wrong with it.
+
+        Raises:
+            InputError: rows are not to be skipped.
+        """
         if self.on_error == "raise":
             raise InputError(f"{origin}: {message}; data.on_error=skip leaves such rows out")
+        self._first = self._first or f"{origin}: {message}"
         self.counts[reason] = self.counts.get(reason, 0) + 1
 
     def settle(self, read: int) -> None:
-        rejected = sum(self.counts.values())
-        if rejected > self.max_share * read:
-            raise InputError(f"{rejected} of {read} rows cannot be used: {self.counts}")
+        """Once all `read` rows, good and bad, have been seen.
+
+        Raises:
+            InputError: too large a share of them was skipped.
+        """
+        if not self.counts:
+            return
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.counts.items())
+        told = f"{self.total:,} of {read:,} rows cannot be used ({reasons}), the first of them {self._first}"
+        if self.total / read > self.max_share:
+            raise InputError(f"{told}; that is more than data.max_rejected={self.max_share}")
+        logger.warning("left out: %s", told)

@@ -15,9 +15,9 @@ SPLITS = ("train", "validation", "test")
 class Source(Protocol):
     """Records in three splits that share nothing.
 
-    A record has fields by name, and a source has those that its data offers: `text`, `pair`, `source`, `target` are
-    strings, `label` a string or a list of strings, `words` and `tags` lists of strings. `origin`, where there is one,
-    says where a record comes from, such as "reviews.csv, line 7".
+    A column of a table is a field: text, pair, source and target are strings; label is a string, or a list of strings
+    where a record may have several; words and tags are lists of strings of equal length; origin, which may be missing,
+    says where a record was found, such as "reviews.csv, line 7". Nothing is null.
     """
 
     def fingerprint(self) -> str:
@@ -25,15 +25,11 @@ class Source(Protocol):
         ...
 
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        """The records of "train", "validation" and "test"; none of the three is empty.
-
-        Args:
-            rejects: where rows go that cannot be used.
-        """
+        """The records of "train", "validation" and "test"; none of the three is empty, all have the same columns."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of run.json wants to know about the data, such as how many sequences were dropped."""
+        """What a reader of run.json wants to know about the data, such as how many files they were read from."""
         ...
 
 

@@ -1,0 +1,68 @@
+"""JSON lines: an object on every line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqlab.data.files import lines
+from seqlab.data.record_files import RecordFiles
+from seqlab.data.records import BY_FIELD, Columns, Record, decoded, shown
+from seqlab.data.rejects import Rejects, Unusable
+
+_DIGITS = 19  # of the largest 64-bit integer; Python's parser takes quadratic time over giant ones
+
+
+@dataclass(frozen=True)
+class JsonFiles(RecordFiles):
+    """Files of JSON lines; see `RecordFiles`. Blank lines are skipped.
+
+    columns  the key of each field
+    """
+
+    columns: Columns = BY_FIELD
+
+    def records(self, file: Path, rejects: Rejects) -> Iterator[Record]:
+        for number, content, ended in lines(file):
+            if not content.strip():
+                continue
+            origin = f"{file}, line {number}"
+            try:
+                item = _parsed(content)
+                values = {field: item[key] for field, key in self.columns.choose(item).items()}
+            except Unusable as problem:
+                if not ended and problem.reason in ("not JSON", "not UTF-8"):
+                    problem = Unusable("torn last line", f"the file ends within a line: {problem.message}")
+                rejects.add(origin, problem.reason, problem.message)
+            else:
+                yield origin, values
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    text = decoded(content)
+    try:
+        item = _DECODER.decode(text)
+    except RecursionError:
+        raise Unusable("nested too deeply", "JSON nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise Unusable("not JSON", f"not JSON ({error.msg} at character {error.pos + 1})") from None
+    if not isinstance(item, dict):
+        kind = "an array" if isinstance(item, list) else shown(item)
+        raise Unusable("not an object", f'{kind}, but every line should be an object such as {{"text": "..."}}')
+    return item
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > _DIGITS:
+        raise Unusable("number too large", f"an integer of {len(digits)} digits; at most {_DIGITS} are read")
+    return int(digits)
+
+
+def _constant(name: str) -> float:
+    raise Unusable("not JSON", f"not JSON ({name} is no JSON number)")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_constant=_constant)

@@ -1,0 +1,74 @@
+"""Sources that read files of records, each on its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from seqlab.data.files import fingerprint, matching
+from seqlab.data.records import Record
+from seqlab.data.rejects import OnError, Rejects
+from seqlab.data.splits import tables
+
+SETTINGS = {"train": "data.path", "validation": "data.validation", "test": "data.test"}
+
+
+@dataclass(frozen=True)
+class RecordFiles(ABC):
+    """Files of records. A format says what the records of one file are.
+
+    path          a file, or a pattern such as `reviews/*.csv` (`**` descends), read in the order of names; gzip is
+                  recognised
+    validation    the same for this split; without it, 10 % of the records under `path`, chosen by a hash
+    test          likewise
+    on_error      what becomes of a row that cannot be used: "raise", or "skip", which counts it
+    max_rejected  the share of all rows that may be skipped
+
+    Raises:
+        InputError: max_rejected is no share; on reading, a file is missing or damaged, too many of its rows cannot be
+            used, or a split is empty.
+    """
+
+    path: str
+    validation: str | None = None
+    test: str | None = None
+    on_error: OnError = field(default="raise", kw_only=True)
+    max_rejected: float = field(default=0.1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        Rejects(self.on_error, self.max_rejected)
+
+    @abstractmethod
+    def records(self, file: Path, rejects: Rejects) -> Iterator[Record]:
+        """The records of one file, in order; what cannot be read as one goes to `rejects`."""
+        ...
+
+    def fingerprint(self) -> str:
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("path", "validation", "test")}
+        return fingerprint(f"{type(self).__name__} {settings}", self._files())
+
+    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
+        given = {split: self._of(files, SETTINGS[split], rejects) for split, files in self._files().items()}
+        return tables(given, rejects, SETTINGS)
+
+    def facts(self) -> dict[str, Any]:
+        return {"files": {split: len(files) for split, files in self._files().items()}}
+
+    def _files(self) -> dict[str, list[Path]]:
+        """The files of each split that was given any."""
+        patterns = {"train": self.path, "validation": self.validation, "test": self.test}
+        return {split: matching(pattern, SETTINGS[split]) for split, pattern in patterns.items() if pattern is not None}
+
+    def _of(self, files: Sequence[Path], setting: str, rejects: Rejects) -> Iterator[Record]:
+        for file in files:
+            rejected, empty = rejects.total, True
+            for record in self.records(file, rejects):
+                empty = False
+                yield record
+            if empty and rejects.total == rejected:
+                rejects.add(str(file), "empty file", f"is empty: no record in it; see {setting}=")
