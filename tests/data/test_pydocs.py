@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seqlab.data import pydocs
+from seqlab.data import stdlib
 from seqlab.data.pydocs import PyDocs
 from seqlab.data.source import SPLITS, split_of
 from seqlab.errors import InputError
@@ -56,7 +56,7 @@ def test_known_docstrings_are_where_their_module_is(real: PyDocs) -> None:
 
 
 def test_tests_and_packages_are_left_out(real: PyDocs) -> None:
-    folders = {part for path in pydocs._files(pydocs._library()) for part in path.parts[:-1]}
+    folders = {part for path in stdlib.files(stdlib.library()) for part in path.parts[:-1]}
     assert "asyncio" in folders
     assert not folders & {"site-packages", "dist-packages", "test", "tests", "idlelib", "idle_test", "__pycache__"}
     assert not any(folder.startswith("config-") for folder in folders)
@@ -71,7 +71,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A library of one module for each split."""
     for split in SPLITS:
         (tmp_path / f"{LETTERS[split][0]}.py").write_text(f'"""About {split}."""\n')
-    monkeypatch.setattr(pydocs, "_library", lambda: tmp_path)
+    monkeypatch.setattr(stdlib, "library", lambda: tmp_path)
     return tmp_path
 
 
@@ -127,7 +127,7 @@ def test_the_fingerprint_follows_names_and_sizes(library: Path, monkeypatch: pyt
     with_file = PyDocs().fingerprint()
     (library / "new.py").write_text("x = 1")
     with_text = PyDocs().fingerprint()
-    monkeypatch.setattr(pydocs, "_python", lambda: "CPython 3.99")
+    monkeypatch.setattr(stdlib, "python", lambda: "CPython 3.99")
     assert len({before, with_file, with_text, PyDocs().fingerprint()}) == 4
 
 
