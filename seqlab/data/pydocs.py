@@ -8,15 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
-from seqlab.data.source import SPLITS, split_of
-=======
 from seqlab.data import stdlib
+from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS
->>>>>>> generated
 from seqlab.errors import InputError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may contain one; UTF-8 may not
