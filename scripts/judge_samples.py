@@ -18,6 +18,7 @@ from pathlib import Path
 
 from seqlab import bundle
 from seqlab.data.pydocs import PyDocs
+from seqlab.models.decoding import Decoding
 from seqlab.serving.predictor import Predictor
 
 WORD = re.compile(r"[A-Za-z]+")
@@ -68,7 +69,7 @@ def main() -> None:
         loaded = bundle.load(run)
         encode = loaded.tokenizer.encode
         learned = {gram for ids in encode(splits["train"]) for gram in grams(ids)}
-        samples = Predictor(loaded).complete([""] * 400, max_tokens=100, temperature=1.0, seed=7)
+        samples = Predictor(loaded).complete([""] * 400, Decoding(max_tokens=100, temperature=1.0), seed=7)
         words = [word.lower() for text in samples for word in WORD.findall(text)]
         shares = {}
         for name, texts in (("samples", samples), ("test", splits["test"])):

@@ -38,6 +38,7 @@ def job(command: Command) -> None:
     from seqlab.durable import replace_file, require_place
     from seqlab.experiment import choose_device
     from seqlab.instantiate import read_settings
+    from seqlab.models.decoding import Decoding
     from seqlab.serving.json_lines import read_items
     from seqlab.serving.predictor import Predictor
 
@@ -48,7 +49,8 @@ def job(command: Command) -> None:
     loaded = bundle.load(asked.run, command.trust)
     loaded.task.model.to(choose_device(asked.device))
     texts = [item["text"] for item in items]
-    written = Predictor(loaded).complete(texts, asked.max_tokens, asked.temperature, asked.seed)
+    decoding = Decoding(max_tokens=asked.max_tokens, temperature=asked.temperature)
+    written = Predictor(loaded).complete(texts, decoding, asked.seed)
     pairs = zip(items, written, strict=True)
     lines = "".join(json.dumps({**item, "continuation": text}, ensure_ascii=False) + "\n" for item, text in pairs)
     if asked.output is None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqlab.experiment import Experiment
+from seqlab.models.decoding import Decoding
 from seqlab.serving.predictor import Predictor
 
 
@@ -34,7 +35,7 @@ def sample(parts: Experiment) -> str:
     ids = range(0, len(loader.examples), max(1, len(loader.examples) // 3))
     begun = [tokenizer.decode(loader.examples.batch([i]).targets.values[:6].tolist()) for i in ids]
     prompts = ["", "", *begun[:3]]
-    written = Predictor(parts.bundle).complete(prompts, max_tokens=60, temperature=1.0, seed=1)
+    written = Predictor(parts.bundle).complete(prompts, Decoding(max_tokens=60, temperature=1.0), seed=1)
     return "\n\n".join(f"[{prompt}]{text}" for prompt, text in zip(prompts, written, strict=True))
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from seqlab.bundle import Bundle
-from seqlab.models.decoding import generate
+from seqlab.models.decoding import Decoding, generate
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import Ragged
 
-PROMPTS_AT_ONCE = 64  # bounds the memory that states take; what is written does not depend on it
+AT_ONCE = 64  # hypotheses: bounds the memory that states take; what is written does not depend on it
 
 
 class Predictor:
@@ -22,25 +22,18 @@ class Predictor:
         self.model = bundle.task.model
         self.tokenizer = bundle.tokenizer
 
-    def complete(
-        self, prompts: Sequence[str], max_tokens: int = 100, temperature: float = 0.0, seed: int = 0
-    ) -> list[str]:
-        """What the model writes after each prompt; an empty prompt starts a text.
+    def complete(self, prompts: Sequence[str], decoding: Decoding, seed: int = 0) -> list[str]:
+        """What the model writes after each prompt, the best hypothesis; an empty prompt starts a text.
 
-        Prompts of any lengths share a batch and leave it as they end. Each draws from a generator of its own, seeded by
-        `seed` and its place, so that the same prompt in the same place is always continued alike.
-
-        Raises:
-            ValueError: the temperature is negative.
+        Prompts of any lengths share a batch, leave it as they end, and others take their places. Each draws from a
+        generator of its own, seeded by `seed` and its place, so that the same prompt in the same place is always
+        continued alike.
         """
+        if not prompts:
+            return []
         end = self.tokenizer.end
         tokens = [torch.tensor([end, *ids]) for ids in self.tokenizer.encode(prompts)]
-        device = next(self.model.parameters()).device
-        written: list[str] = []
-        for start in range(0, len(tokens), PROMPTS_AT_ONCE):
-            part = tokens[start : start + PROMPTS_AT_ONCE]
-            seeds = [seed + 1_000_003 * (start + i) for i in range(len(part))]
-            batch = Ragged.from_list(part).to(device)
-            continued = generate(self.model, batch, end, max_tokens, temperature, seeds)
-            written += [self.tokenizer.decode(ids.tolist()) for ids in continued]
-        return written
+        batch = Ragged.from_list(tokens).to(next(self.model.parameters()).device)
+        seeds = [seed + 1_000_003 * i for i in range(len(batch))]
+        written = generate(self.model, batch, end, decoding, seeds, at_once=AT_ONCE)
+        return [self.tokenizer.decode(best.tokens.tolist()) for best, *_ in written]
