@@ -19,6 +19,7 @@ from pathlib import Path
 from seqlab import bundle
 from seqlab.data.pydocs import PyDocs
 from seqlab.data.rejects import Rejects
+from seqlab.models.decoding import Decoding
 from seqlab.serving.predictor import Predictor
 
 WORD = re.compile(r"[A-Za-z]+")
@@ -67,9 +68,12 @@ def main() -> None:
     known = {word.lower() for texts in splits.values() for text in texts for word in WORD.findall(text)}
     for run in sys.argv[1:]:
         loaded = bundle.load(run)
-        encode = loaded.tokenizer.encode
+        encode = loaded.vocabularies.tokenizer.encode
         learned = {gram for ids in encode(splits["train"]) for gram in grams(ids)}
-        samples = Predictor(loaded).complete([""] * 400, max_tokens=100, temperature=1.0, seed=7)
+        samples = [
+            answer["continuation"]
+            for answer in Predictor(loaded).predict([{"text": ""}] * 400, Decoding(100, temperature=1.0), seed=7)
+        ]
         words = [word.lower() for text in samples for word in WORD.findall(text)]
         shares = {}
         for name, texts in (("samples", samples), ("test", splits["test"])):

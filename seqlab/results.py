@@ -25,9 +25,10 @@ def describe(parts: Experiment) -> str:
     cut = sum(report["over_long_rows"] for report in splits.values())
     policy = f"; {cut:,} of them too long (over_long={parts.loaders['train'].examples.over_long})" if cut else ""
     parameters = parts.identity()["parameters"]
+    vocabulary = len(parts.corpus.vocabularies.tokenizer)
     kernels = ", ".join(f"{part} by {kernel}" for part, kernel in parts.kernels.items())
     return (
-        f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {parts.corpus.vocabularies.facts['vocabulary']:,} tokens, {parts.device}"
+        f"data: {rows}{policy}\nmodel: {parameters:,} parameters, {vocabulary:,} tokens, {parts.device}"
         f"\nkernels: {kernels}"
     )
 
@@ -38,12 +39,12 @@ def sample(parts: Experiment) -> str:
     begun = isinstance(form, Text)
     examples = Examples(split, 7, "truncate") if begun else parts.loaders["validation"].examples
     shown = []
-    for i in range(0, len(examples), max(1, len(examples) // SAMPLES))[:SAMPLES]:
+    for i in list(range(0, len(examples), max(1, len(examples) // SAMPLES)))[:SAMPLES]:
         batch = examples.batch([i])
         (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
-        truth = form.truth(batch.targets.values.tolist(), vocabularies)
+        read, truth = form.shown(batch, vocabularies)
         told = ", ".join(f"{name}: {value}" for name, value in form.told(answer, {}, vocabularies).items())
-        shown.append(f"[{vocabularies.tokenizer.decode(batch.tokens.values.tolist())}]\n{told}\ntruth: {truth}")
+        shown.append(f"[{read}]\n{told}\ntruth: {truth}")
     return "\n\n".join(shown)
 
 

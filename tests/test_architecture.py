@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["experiment"] = {*MAY_IMPORT, "settings"}
 MAY_IMPORT["settings"] = {"instantiate", "training"}
-MAY_IMPORT["results"] = {"experiment", "serving"}
+MAY_IMPORT["results"] = {"experiment", "data", "models", "serving"}
 MAY_IMPORT |= {verb: {*MAY_IMPORT} - VERBS for verb in VERBS}
 KNOW_HYDRA = {"configuration", "command_line", "experiment", *VERBS}
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from seqlab.data.batch import Batch
+from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
 
@@ -36,7 +37,7 @@ class State:
     lr: float = 0.0  # of the last step, first group
     evaluated: int = 0  # the step of the last evaluation
     metrics: dict[str, Any] = field(default_factory=dict)  # its figures
-    best: float | None = None  # lowest value of the task's monitor
+    best: float | None = None  # value of the task's monitor
     best_step: int = 0
     best_metrics: dict[str, Any] = field(default_factory=dict)
     stale: int = 0  # evaluations since the best
@@ -69,10 +70,15 @@ class State:
         self.possible_flops += seconds * gemm_peak
 
     def judge(self, metrics: dict[str, Any], monitor: str) -> bool:
-        """Takes note of an evaluation at this step; True where it is the best so far, which nan never is."""
+        """Takes note of an evaluation at this step; True where `monitor` is the best so far, which nan never is."""
         self.evaluated, self.metrics = self.step, metrics
         value = metrics[monitor]
-        improved = math.isfinite(value) and (self.best is None or value < self.best)
+        if not math.isfinite(value):
+            improved = False
+        elif self.best is None:
+            improved = True
+        else:
+            improved = value > self.best if higher_is_better(monitor) else value < self.best
         if improved:
             self.best, self.best_step, self.best_metrics, self.stale = value, self.step, metrics, 0
         else:

@@ -1,4 +1,4 @@
-"""Language models: state, steps, and decoding that does not depend on company."""
+"""Language models: states, steps and terms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from seqlab.data.batch import Batch
 from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
-from seqlab.models.decoding import generate, sample
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.state import State
@@ -75,49 +74,6 @@ def test_states_select_and_join(name: str) -> None:
     for row, i in enumerate((2, 0, 1, 1)):
         alone = Ragged.from_list([torch.cat([batch.to_list()[i], tokens[row : row + 1]])])
         assert torch.allclose(hidden[row], model(alone)[0].values[-1], atol=1e-12)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 3.0])
-@pytest.mark.parametrize("name", ENCODERS)
-def test_what_is_written_does_not_depend_on_company(name: str, temperature: float) -> None:
-    model, batch = make(name), prompts(3, 1, 5, 2)
-    together = generate(model, batch, end=0, max_tokens=40, temperature=temperature, seeds=[5, 6, 7, 8])
-    assert len({len(tokens) for tokens in together}) > 1 or temperature == 0  # some ended before others
-    assert all(0 not in tokens for tokens in together)
-    first = generate(model, batch.select([0]), end=0, max_tokens=40, temperature=temperature, seeds=[5])
-    assert first[0].tolist() == together[0].tolist()
-    if temperature == 0:
-        for i, tokens in enumerate(together):
-            written = list(batch.to_list()[i])
-            for _ in range(40):  # the obvious loop: read everything again for every token
-                scores = model.head(model(Ragged.from_list([torch.stack(written)]))[0].values[-1:])
-                if int(scores.argmax()) == 0:
-                    break
-                written.append(scores.argmax())
-            assert torch.stack(written).tolist() == batch.to_list()[i].tolist() + tokens.tolist()
-
-
-def test_generation_leaves_the_model_and_the_global_generator_as_they_were() -> None:
-    model = make("lstm").train()
-    before = torch.get_rng_state()
-    generate(model, prompts(2, 3), end=0, max_tokens=4, temperature=1.0, seeds=[1, 2])
-    assert model.training
-    assert torch.equal(before, torch.get_rng_state())
-    assert generate(model, prompts(2), end=0, max_tokens=0)[0].tolist() == []
-    with pytest.raises(ValueError, match="at least one token"):
-        generate(model, prompts(2, 0), end=0, max_tokens=1)
-    with pytest.raises(ValueError, match="negative"):
-        generate(model, prompts(2), end=0, max_tokens=1, temperature=-1)
-    with pytest.raises(ValueError, match="one seed for each of the 2"):
-        generate(model, prompts(2, 2), end=0, max_tokens=1, temperature=1)
-
-
-def test_sampling_follows_the_softmax() -> None:
-    scores = torch.tensor([0.5, -1.0, 2.0, float("-inf")]).expand(20_000, 4)
-    draws = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
-    shares = torch.bincount(sample(scores, draws), minlength=4) / 20_000
-    assert torch.allclose(shares, scores[0].softmax(0), atol=0.01)
-    assert shares[3] == 0
 
 
 def test_a_language_model_must_be_causal() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from seqlab.data.batch import Batch
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
 from seqlab.text.tokenizer_training import TokenizerTrainer
@@ -57,8 +58,8 @@ class Form(Protocol):
         """A task's answer to an example, for people: plain values that JSON can hold."""
         ...
 
-    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
-        """Targets of an example, for people."""
+    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+        """What is read of a single example, and what should be answered, for people."""
         ...
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from seqlab.data.batch import Batch
 from seqlab.data.forms.form import lists, table, text_of, values
 from seqlab.data.forms.text import written
 from seqlab.data.rejects import Rejects
@@ -56,5 +57,6 @@ class SourceAndTarget:
         """Of what was written, best first, each with `tokens` and `score`."""
         return written("target", answer, vocabularies.written)
 
-    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
-        return vocabularies.written.decode(targets)
+    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+        source, target = example.tokens.values.tolist(), example.targets.values.tolist()
+        return vocabularies.tokenizer.decode(source), vocabularies.written.decode(target)

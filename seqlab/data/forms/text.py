@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqlab.data.batch import Batch
 from seqlab.data.forms.form import lists, table, text_of
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer import Tokenizer
@@ -45,8 +46,9 @@ class Text:
         """Of continuations, best first, each with `tokens` and `score`."""
         return written("continuation", answer, vocabularies.tokenizer)
 
-    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
-        return vocabularies.tokenizer.decode(targets)
+    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+        decode = vocabularies.tokenizer.decode
+        return decode(example.tokens.values.tolist()), decode(example.targets.values.tolist())
 
 
 def written(name: str, answer: Sequence[Any], tokenizer: Tokenizer) -> dict[str, Any]:

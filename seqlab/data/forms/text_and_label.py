@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from seqlab.data.batch import Batch
 from seqlab.data.forms.form import IGNORED, label_names, lists, origin, table, text_of, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
@@ -110,10 +111,7 @@ class TextAndLabel:
             return {"label": [n for n, p in probabilities.items() if p > 0.5], "probabilities": probabilities}
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
-    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
-        names = vocabularies.labels or ()
-        return ", ".join(
-            str(target) if self.labels == "number" else names[target]
-            for target in targets
-            if target >= 0 or self.labels == "number"
-        )
+    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+        names, targets = vocabularies.labels or (), example.targets.values.tolist()
+        told = map(str, targets) if self.labels == "number" else (names[t] if t >= 0 else "?" for t in targets)
+        return vocabularies.tokenizer.decode(example.tokens.values.tolist()), ", ".join(told)

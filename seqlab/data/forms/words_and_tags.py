@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from seqlab.data.batch import Batch
 from seqlab.data.forms.form import IGNORED, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
+from seqlab.text.tags import mark_spans, spans
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
@@ -90,15 +92,26 @@ class WordsAndTags:
         raise ValueError('expected an object such as {"words": ["Some", "text", "."]}, or {"text": "Some text."}')
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of the tag of each word, [W]; spans, where tags are such, with the places of words or, in a text, characters."""
+        """Of the tag of each word, [W]. Where tags mark spans these are told too, by their words and, in a text, by
+        their characters."""
         assert vocabularies.labels is not None
-        words, tags = record["words"], [vocabularies.labels[tag] for tag in answer.tolist()]
-        told: dict[str, Any] = {"words": words, "tags": tags}
+        tags = [vocabularies.labels[tag] for tag in answer.tolist()]
+        words, starts = record.get("words", []), record.get("starts")
+        told: dict[str, Any] = {"tags": tags} if starts is None else {"words": words, "tags": tags}
+        if mark_spans(vocabularies.labels):
+            told["spans"] = []
+            for first, end, kind in spans(tags):
+                place: dict[str, Any] = {"type": kind, "words": [first, end]}
+                if starts is not None:
+                    place["characters"] = [starts[first], starts[end - 1] + len(words[end - 1])]
+                told["spans"].append(place)
         return told
 
-    def truth(self, targets: Sequence[Any], vocabularies: Vocabularies) -> str:
+    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+        pieces = example.tokens.values.split(example.extras["pieces"].values.tolist())
+        words = " ".join(vocabularies.tokenizer.decode(piece.tolist()) for piece in pieces)
         names = vocabularies.labels or ()
-        return " ".join("?" if target < 0 else names[target] for target in targets)
+        return words, " ".join(names[target] if target >= 0 else "?" for target in example.targets.values.tolist())
 
     def target(self, tags: Sequence[str], vocabularies: Vocabularies) -> list[int] | str:
         """The ids of tags; where one has none, a message that says why."""
