@@ -33,7 +33,7 @@ def job(command: Command) -> None:
     """Reads everything, then writes everything: bad input leaves no half output."""
     from seqlab import bundle
     from seqlab.durable import replace_file, require_place
-    from seqlab.experiment import choose_device, choose_decoding
+    from seqlab.experiment import choose_decoding, choose_device
     from seqlab.instantiate import read_settings
     from seqlab.serving.json_lines import read_items
     from seqlab.serving.predictor import Predictor

@@ -44,11 +44,11 @@ def sample(parts: Experiment) -> str:
         (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
         read, truth = form.shown(batch, vocabularies)
         told = ", ".join(f"{name}: {value}" for name, value in form.told(answer, {}, vocabularies).items())
-        shown.append(f"[{read}]\n{told}\ntruth: {truth}")
+        shown.append(f"[{read}]\n{told}" if begun else f"[{read}]\n{told}\ntruth: {truth}")
     return "\n\n".join(shown)
 
 
-def show(summary: dict[str, Any], samples: str, path: Path) -> None:
+def show(summary: dict[str, Any], samples: str, example: str, path: Path) -> None:
     """The final table, the samples, and how to look at the run."""
     table = Table(title=f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s")
     table.add_column("")
@@ -62,7 +62,7 @@ def show(summary: dict[str, Any], samples: str, path: Path) -> None:
         f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s, "
         f"{100 * summary['useful_flops_utilization']:.0f} % of the machine's best rate; "
         f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
-        f"samples (temperature 1, prompts in brackets):\n\n{samples}\n\n"
+        f"samples (what was read in brackets):\n\n{samples}\n\n"
         f"look at it:   tensorboard --logdir {path}\n"
-        f'continue text: echo \'{{"text": "Return"}}\' | python -m seqlab.predict run={path} input=-'
+        f"try it:       echo '{example}' | python -m seqlab.predict run={path} input=-"
     )

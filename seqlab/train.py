@@ -44,7 +44,7 @@ def job(command: Command) -> None:
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)
-    results.show(summary, samples, folder.path)
+    results.show(summary, samples, parts.form.example, folder.path)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
+from seqlab.data.forms.text import Text
 from seqlab.data.pydocs import PyDocs
 from seqlab.experiment import cache_folder
 from seqlab.tasks.language_modeling import LanguageModeling
@@ -50,14 +51,14 @@ class Turns:
         self.pipe = pipe
         self.every = options.size(20, 2)
         self.steps = options.size(200, 4)
-        corpus = prepare(PyDocs(), BytePairs(vocab_size=VOCABULARY), cache_folder())
+        corpus = prepare(PyDocs(), Text(), BytePairs(vocab_size=VOCABULARY), cache_folder())
         self.examples = Examples(corpus.splits["train"], MAX_LENGTH, "split")
         judged = Examples(corpus.splits["validation"], MAX_LENGTH, "split")
         self.judged = Loader(judged, TOKENS, seed=0, first_batches=options.size(10, 1))
         self.ours, self.theirs, self.pairs = language_models(
-            len(corpus.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT
+            len(corpus.vocabularies.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT
         )
-        self.task = LanguageModeling(self.ours, lossless=False)
+        self.task = LanguageModeling(self.ours, lossless=False, end=0)
         self.stand(0.0, float("inf"))
 
     def stand(self, seconds: float, loss: float, waiting: float = 0.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class SequenceToSequence:
         monitor: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.decoding = model, target_tokenizer, decoding
-        known = {"exact_match": ExactMatch, "bleu": lambda: Bleu(bleu_tokenize), "chrf": ChrF}
+        known: dict[str, Any] = {"exact_match": ExactMatch, "bleu": lambda: Bleu(bleu_tokenize), "chrf": ChrF}
         if strange := [name for name in judged_by if name not in known]:
             hint = did_you_mean(strange[0], known)
             raise InputError(f"task.judged_by={strange[0]} is not {', '.join(known)}{hint}")

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from seqlab.data import corpus as corpus_module
 from seqlab.data.corpus import Corpus, prepare
+from seqlab.data.forms.text import Text
+from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS
 from seqlab.errors import DataError, InputError
 from seqlab.text.tokenizer import Tokenizer
@@ -38,11 +41,11 @@ class Memory:
     def fingerprint(self) -> str:
         return self.name
 
-    def read(self) -> dict[str, list[str]]:
+    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         with self.log.open("a") as file:
             file.write("read\n")
         time.sleep(self.seconds)
-        return TEXTS
+        return {split: pa.table({"text": texts}) for split, texts in TEXTS.items()}
 
     def facts(self) -> dict[str, Any]:
         return {"name": self.name}
@@ -74,9 +77,9 @@ def source(tmp_path: Path) -> Memory:
 
 
 def test_rows_are_marked_and_counted(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, BytePairs(270), tmp_path / "cache")
+    corpus = prepare(source, Text(), BytePairs(270), tmp_path / "cache")
     assert list(corpus.splits) == list(SPLITS)
-    end = corpus.tokenizer.end
+    end = corpus.vocabularies.tokenizer.end
     for split, texts in TEXTS.items():
         table = corpus.splits[split]
         assert table.column_names == ["tokens", "length", "bytes"]
@@ -84,7 +87,7 @@ def test_rows_are_marked_and_counted(source: Memory, tmp_path: Path) -> None:
         for row, text in zip(table, texts, strict=True):
             first, *ids, last = row["tokens"]
             assert (first, last) == (end, end)
-            assert corpus.tokenizer.decode(ids) == text
+            assert corpus.vocabularies.tokenizer.decode(ids) == text
             assert row["length"] == len(ids) + 1
             assert row["bytes"] == len(text.encode()) + 1
     totals = {"sequences": 3, "tokens": sum(corpus.splits["test"]["length"]), "bytes": 5 + 6 + 50 + 3}
@@ -94,20 +97,20 @@ def test_rows_are_marked_and_counted(source: Memory, tmp_path: Path) -> None:
 
 
 def test_only_the_training_split_teaches_the_tokenizer(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, Words(100), tmp_path / "cache")
-    unknown = corpus.tokenizer.encode(["never seen"])[0][0]
+    corpus = prepare(source, Text(), Words(100), tmp_path / "cache")
+    unknown = corpus.vocabularies.tokenizer.encode(["never seen"])[0][0]
     assert corpus.splits["validation"][0]["tokens"][1:-1] == [unknown] * 2
 
 
 def test_the_second_time_nothing_is_read_or_trained(source: Memory, tmp_path: Path) -> None:
-    first = prepare(source, BytePairs(270), tmp_path / "cache")
+    first = prepare(source, Text(), BytePairs(270), tmp_path / "cache")
     start = time.perf_counter()
-    second = prepare(source, Untouched(BytePairs(270)), tmp_path / "cache")
+    second = prepare(source, Text(), Untouched(BytePairs(270)), tmp_path / "cache")
     assert time.perf_counter() - start < 1
     assert source.times_read() == 1
     assert rows(second) == rows(first)
     assert second.fingerprint == first.fingerprint
-    assert second.tokenizer.digest == first.tokenizer.digest
+    assert second.vocabularies.digest == first.vocabularies.digest
     assert second.facts == first.facts
 
 
@@ -115,10 +118,10 @@ def test_another_source_tokenizer_or_format_is_another_corpus(
     source: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    prints = {prepare(source, BytePairs(270), cache).fingerprint, prepare(source, Bytes(), cache).fingerprint}
-    prints.add(prepare(Memory(source.log, "other"), Bytes(), cache).fingerprint)
+    prints = {prepare(source, Text(), BytePairs(270), cache).fingerprint, prepare(source, Text(), Bytes(), cache).fingerprint}
+    prints.add(prepare(Memory(source.log, "other"), Text(), Bytes(), cache).fingerprint)
     monkeypatch.setattr(corpus_module, "_FORMAT", 0)
-    prints.add(prepare(source, Bytes(), cache).fingerprint)
+    prints.add(prepare(source, Text(), Bytes(), cache).fingerprint)
     assert len(prints) == 4
 
 
@@ -128,7 +131,7 @@ FILES = ["tokenizer.json", "facts.json", "manifest.json", "train/state.json", "t
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "empty", "shorter", "one bit"])
 def test_damage_is_noticed_and_repaired(name: str, damage: str, source: Memory, tmp_path: Path) -> None:
-    good = prepare(source, Bytes(), tmp_path / "cache")
+    good = prepare(source, Text(), Bytes(), tmp_path / "cache")
     file, expected = tmp_path / "cache" / good.fingerprint / name, rows(good)
     del good  # whoever still maps a file that is cut dies of SIGBUS: there is no defence against that
     content = bytearray(file.read_bytes())
@@ -142,19 +145,19 @@ def test_damage_is_noticed_and_repaired(name: str, damage: str, source: Memory, 
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     with pytest.warns(UserWarning, match="damaged"):
-        repaired = prepare(source, Bytes(), tmp_path / "cache")
+        repaired = prepare(source, Text(), Bytes(), tmp_path / "cache")
     assert rows(repaired) == expected
     assert source.times_read() == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prepare(source, Untouched(Bytes()), tmp_path / "cache")
+        prepare(source, Text(), Untouched(Bytes()), tmp_path / "cache")
 
 
 def test_what_a_killed_process_left_is_no_obstacle(source: Memory, tmp_path: Path) -> None:
-    fingerprint = prepare(source, Bytes(), tmp_path / "a").fingerprint
+    fingerprint = prepare(source, Text(), Bytes(), tmp_path / "a").fingerprint
     (tmp_path / "b" / f"{fingerprint}.partial" / "train").mkdir(parents=True)
     (tmp_path / "b" / f"{fingerprint}.lock").write_text("")
-    prepare(source, Bytes(), tmp_path / "b")
+    prepare(source, Text(), Bytes(), tmp_path / "b")
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [fingerprint, f"{fingerprint}.lock"]
 
 
@@ -167,19 +170,19 @@ def test_nothing_half_written_where_preparing_fails(
     with monkeypatch.context() as patch:
         patch.setattr(Tokenizer, "save", no_room)
         with pytest.raises(DataError, match=r"No space left.*SEQLAB_CACHE="):
-            prepare(source, Bytes(), tmp_path / "cache")
+            prepare(source, Text(), Bytes(), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    prepare(source, Bytes(), tmp_path / "cache")
+    prepare(source, Text(), Bytes(), tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(source: Memory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/cache.*SEQLAB_CACHE="):
-        prepare(source, Bytes(), tmp_path / "file" / "cache")
+        prepare(source, Text(), Bytes(), tmp_path / "file" / "cache")
 
 
 def prepare_and_report(log: Path, cache: Path, results: Any) -> None:
-    corpus = prepare(Memory(log, seconds=0.3), Bytes(), cache)
+    corpus = prepare(Memory(log, seconds=0.3), Text(), Bytes(), cache)
     results.put((corpus.fingerprint, len(corpus.splits["train"]), corpus.splits["test"][1]["tokens"]))
 
 
@@ -200,11 +203,11 @@ def test_processes_that_want_the_same_at_once(source: Memory, tmp_path: Path) ->
 
 
 def test_no_progress_bars_no_warnings(source: Memory, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    prepare(source, BytePairs(270), tmp_path / "cache")
-    prepare(source, BytePairs(270), tmp_path / "cache")
+    prepare(source, Text(), BytePairs(270), tmp_path / "cache")
+    prepare(source, Text(), BytePairs(270), tmp_path / "cache")
     assert capfd.readouterr() == ("", "")
 
 
 def test_facts_are_json(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, Bytes(), tmp_path / "cache")
+    corpus = prepare(source, Text(), Bytes(), tmp_path / "cache")
     assert json.loads((tmp_path / "cache" / corpus.fingerprint / "facts.json").read_text()) == corpus.facts

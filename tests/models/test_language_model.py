@@ -107,7 +107,7 @@ def batch_of(*lengths: int) -> Batch:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     model = make(name)
-    task, batch = LanguageModeling(model, lossless=True), batch_of(3, 1, 5)
+    task, batch = LanguageModeling(model, lossless=True, end=0), batch_of(3, 1, 5)
     output = task.step(batch)
     assert {name: term.count for name, term in output.terms.items()} == task.counts(batch)
     assert task.counts(batch) == {"loss": 9, "bits_per_byte": 21, **dict.fromkeys(model.costs, 9)}
@@ -119,7 +119,7 @@ def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     assert output.terms["bits_per_byte"].weight == 0
     metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0})
     assert metrics == {"loss": math.log(2), "bits_per_byte": 1.0, "ppl": pytest.approx(2.0)}
-    assert "bits_per_byte" not in LanguageModeling(model, lossless=False).counts(batch)
+    assert "bits_per_byte" not in LanguageModeling(model, lossless=False, end=0).counts(batch)
 
 
 def universal(ponder_weight: float) -> LanguageModeling:
@@ -127,7 +127,7 @@ def universal(ponder_weight: float) -> LanguageModeling:
     torch.manual_seed(3)
     encoder = UniversalEncoder(VOCABULARY, RotaryPositions, 8, 2, 6, threshold=0.9, ponder_weight=ponder_weight)
     nn.init.normal_(encoder.stack.halting.weight, std=1.5)
-    return LanguageModeling(LanguageModel(encoder, VOCABULARY).double().eval(), lossless=False)
+    return LanguageModeling(LanguageModel(encoder, VOCABULARY).double().eval(), lossless=False, end=0)
 
 
 def gradient(task: LanguageModeling, batch: Batch, micro_tokens: int | None) -> tuple[Tensor, Averages]:

@@ -23,6 +23,7 @@ class Form(Protocol):
 
     fields    that a record must have to be learned from
     policies  what may become of a row that is too long (`batch.over_long`); the first is what null means
+    example   an item to try a model with, as JSON
     """
 
     @property
@@ -30,6 +31,9 @@ class Form(Protocol):
 
     @property
     def policies(self) -> tuple[str, ...]: ...
+
+    @property
+    def example(self) -> str: ...
 
     def fingerprint(self) -> str:
         """Equal for forms that make the same rows of the same records and vocabularies."""
@@ -73,8 +77,8 @@ def require_fields(form: Form, records: pa.Table) -> None:
         there = ", ".join(name for name in records.column_names if name != "origin") or "none"
         raise InputError(
             f"the task reads {' and '.join(form.fields)}, and the data has {there}: "
-            f"{' and '.join(missing)} missing; name the column with data.columns.{missing[0]}=COLUMN, or choose another "
-            "task= or data="
+            f"{' and '.join(missing)} missing; name the column with data.columns.{missing[0]}=COLUMN, or choose "
+            "another task= or data="
         )
 
 
@@ -109,11 +113,11 @@ def text_of(item: Mapping[str, Any], *names: str) -> str:
     Raises:
         ValueError: there is none, or it is no text.
     """
-    for name in names:
-        if isinstance(item.get(name), str):
-            text: str = item[name]
-            return text
-    raise ValueError(f'expected an object such as {{"{names[0]}": "Some text."}}')
+    found = [item[name] for name in names if isinstance(item.get(name), str)]
+    if not found:
+        raise ValueError(f'expected an object such as {{"{names[0]}": "Some text."}}')
+    text: str = found[0]
+    return text
 
 
 def label_names(found: Iterable[str], ignored: Sequence[str]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ class SourceAndTarget:
 
     fields = ("source", "target")
     policies = ("error", "drop")
+    example = '{"source": "A text."}'
 
     def fingerprint(self) -> str:
         return f"SourceAndTarget({None if self.target_tokenizer is None else self.target_tokenizer.fingerprint()})"

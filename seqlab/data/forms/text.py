@@ -25,6 +25,7 @@ class Text:
 
     fields = ("text",)
     policies = ("split", "truncate", "drop", "error")
+    example = '{"text": "Return the"}'
 
     def fingerprint(self) -> str:
         return repr(self)

@@ -34,6 +34,7 @@ class TextAndLabel:
 
     fields = ("text", "label")
     policies = ("truncate", "drop", "error")
+    example = '{"text": "A fine film."}'
 
     def __post_init__(self) -> None:
         if not self.join:

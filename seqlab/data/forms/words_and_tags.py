@@ -38,6 +38,7 @@ class WordsAndTags:
 
     fields = ("words", "tags")
     policies = ("error", "drop")
+    example = '{"text": "Ann went to Paris."}'
 
     def __post_init__(self) -> None:
         if (self.word_vocabulary or 1) < 1 or self.min_frequency < 1:
@@ -59,7 +60,8 @@ class WordsAndTags:
     def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         words, tags = values(records, "words"), values(records, "tags")
         assert words is not None
-        kept, targets = list(range(len(words))), [[] for _ in words]
+        kept = list(range(len(words)))
+        targets: list[list[int] | str] = [[] for _ in words]
         if tags is not None:
             targets = [self.target(row, vocabularies) for row in tags]
             for row, (these, target) in enumerate(zip(words, targets, strict=True)):
@@ -73,7 +75,7 @@ class WordsAndTags:
         cut = [[pieces[word] for word in words[row]] for row in kept]
         columns = {
             "tokens": lists([list(chain.from_iterable(row)) for row in cut]),
-            "targets": lists([targets[row] for row in kept]),
+            "targets": lists([target for target in map(targets.__getitem__, kept) if not isinstance(target, str)]),
             "pieces": lists([list(map(len, row)) for row in cut]),
         }
         if vocabularies.words is not None:
