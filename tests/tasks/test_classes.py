@@ -142,15 +142,18 @@ def test_calibration_error_is_that_of_its_definition(rows: int, sharp: float, ig
     tally = metric.tally(scores_TC, targets_T)
     assert adds_up(metric.tally, scores_TC, targets_T, cut)  # to the last bit
     confidences_T, predicted_T = scores_TC.softmax(1).max(1)
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
     for confidence, taken, target in zip(confidences_T.tolist(), predicted_T.tolist(), targets_T.tolist(), strict=True):
         if target != IGNORED:
             (bin,) = (m for m in range(15) if m / 15 < confidence <= (m + 1) / 15)
-            bins.setdefault(bin, []).append((confidence, taken == target))
-    count = sum(map(len, bins.values()))
-    error = math.nan
-    if count:
-        error = sum(abs(sum(right for _, right in b) - sum(sure for sure, _ in b)) for b in bins.values()) / count
+            bins[bin].append((confidence, taken == target))
+    assert tally.tolist() == [[len(b), sum(sure for sure, _ in b), sum(right for _, right in b)] for b in bins]
+    rows = sum(map(len, bins))
+    error = (
+        sum(len(b) / rows * abs(sum(right - sure for sure, right in b) / len(b)) for b in bins if b)
+        if rows
+        else math.nan
+    )
     assert metric.read(tally)["ece"] == pytest.approx(error, abs=1e-12, nan_ok=True)
 
 
@@ -160,7 +163,9 @@ def test_calibration_error_as_torchmetrics_sees_it() -> None:
     metric = Calibration()
     tally = metric.tally(torch.tensor(scores), torch.tensor([0, 1, 0, 0, 2, 1]))
     assert metric.read(tally)["ece"] == pytest.approx(0.3443, abs=5e-5)
-    assert metric.tally(torch.tensor([[100.0, 0, 0]]).bfloat16(), torch.tensor([1]))[-1].tolist() == [1, 1, 0]
+    assert metric.tally(torch.tensor([[100.0, 0, 0]]).bfloat16(), torch.tensor([1]))[14].tolist() == [1, 1, 0]
+    above_9_15 = torch.tensor([[0.6, 0.4]]).log()  # in float32 0.60000002, and 15 times that is 9
+    assert metric.tally(above_9_15, torch.tensor([0]))[9].tolist() == pytest.approx([1, 0.6, 1])
 
 
 @given(st.lists(st.tuples(st.integers(-40, 40), st.integers(-40, 40)), max_size=30), st.integers(0, 30))
@@ -180,9 +185,11 @@ def test_figures_of_numbers_add_up_to_their_definitions(pairs: list[tuple[int, i
 
 def test_a_constant_correlates_with_nothing_also_where_roundings_differ() -> None:
     metric = Regression()
-    tenth_B, targets_B = torch.full((1000,), 0.1), torch.arange(1000.0)
-    found = metric.read(metric.tally(tenth_B, targets_B) + metric.tally(tenth_B[:7], targets_B[:7]))
-    assert math.isnan(found["pearson"])
+    targets_B = torch.arange(1000.0)
+    for constant in (0.1, 0.7, 3.3):
+        constant_B = torch.full((1000,), constant, dtype=torch.float64)
+        for pair in ((constant_B, targets_B), (targets_B, constant_B)):
+            assert math.isnan(metric.read(metric.tally(*pair))["pearson"])
     years_B = 2000 + targets_B / 1000
     assert metric.read(metric.tally(years_B, 3 * targets_B))["pearson"] == pytest.approx(1, abs=1e-6)
 
