@@ -49,7 +49,9 @@ def test_no_file_is_overlooked() -> None:
     assert {path.stem for path in FILES if len(path.parts) == 1} == PRIMARY | SHARED
     groups = {"data", "tokenizer", "model", "task", "optimizer", "schedule", "debug"}
     assert {path.parts[0] for path in GROUP_FILES} == groups
-    assert len(NODES) >= len([path for path in GROUP_FILES if path.parts[0] != "debug"])
+    for path in GROUP_FILES:  # describes a part, or changes one that another file of its group describes
+        base = [choice for choice in read(path).get("defaults", []) if isinstance(choice, str) and choice != "_self_"]
+        assert path.parts[0] == "debug" or "_target_" in read(path) or (path.parent / f"{base[0]}.yaml") in FILES, path
 
 
 @pytest.mark.parametrize(("key", "group", "node"), NODES, ids=[key for key, *_ in NODES])
@@ -66,8 +68,11 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
     for name in knobs - chosen:
         default = parameters[name].default
         if default is not inspect.Parameter.empty:
-            assert node[name] == (list(default) if isinstance(default, tuple) else default), name
-            assert type(node[name]) is type(default) or isinstance(default, tuple), name
+            value = node[name]
+            if isinstance(value, dict) and "_target_" in value:
+                value = instantiate(value, key)
+            assert value == (list(default) if isinstance(default, tuple) else default), name
+            assert type(value) is type(default) or isinstance(default, tuple), name
 
 
 @pytest.mark.parametrize("section", [key for key, (target, _) in SECTIONS.items() if target])

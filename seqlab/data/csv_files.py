@@ -58,6 +58,8 @@ class CsvFiles(RecordFiles):
         chosen: dict[str, int] = {}
         for first, cells, problem, ended in self._rows(file, rejects):
             if not names:
+                if problem is not None and self.header:
+                    raise InputError(f"{file}, line {first}: the header is {problem.message}")
                 names = [cell.strip() for cell in cells] if self.header else [str(i) for i in range(len(cells))]
                 chosen = self._chosen(file, names)
                 if self.header:
@@ -91,6 +93,7 @@ class CsvFiles(RecordFiles):
         source, again = lines(file), deque[Line]()
         taken: list[Line] = []  # of the row that is being read
         problem: Unusable | None = None
+        headed = not self.header
 
         def feed() -> Iterator[str]:
             nonlocal problem
@@ -109,6 +112,7 @@ class CsvFiles(RecordFiles):
             try:
                 for cells in self._reader(feed()):
                     if cells:
+                        headed = True
                         yield _Row(taken[0].number, cells, problem, taken[-1].ended)
                     taken.clear()
                     problem = None
@@ -116,6 +120,8 @@ class CsvFiles(RecordFiles):
             except csv.Error as error:
                 first, *rest = taken
                 reason, message = "unbalanced quotes", f"unbalanced quotes ({error})"
+                if not headed:
+                    raise InputError(f"{file}, line {first.number}: the header has {message}") from None
                 if str(error).startswith("new-line"):
                     reason, message = "carriage return", "a carriage return within a line, outside quotes"
                 if not first.ended:

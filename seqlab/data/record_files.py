@@ -1,6 +1,6 @@
 """Sources that read files of records, each on its own."""
 
-from __future__ import annotations
+# No annotations as strings here: those of a base's fields are looked up in the module of the class that inherits them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
