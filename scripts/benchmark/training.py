@@ -23,10 +23,11 @@ from benchmark.measure import Options, Row, Skipped
 from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
 from seqlab.data.forms.text import Text
+from seqlab.data.loader import Loader
 from seqlab.data.pydocs import PyDocs
 from seqlab.experiment import cache_folder
+from seqlab.models.decoding import Decoding
 from seqlab.tasks.language_modeling import LanguageModeling
 from seqlab.text.tokenizer_training import BytePairs
 from seqlab.training.evaluate import evaluate
@@ -58,7 +59,7 @@ class Turns:
         self.ours, self.theirs, self.pairs = language_models(
             len(corpus.vocabularies.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT
         )
-        self.task = LanguageModeling(self.ours, lossless=False, end=0)
+        self.task = LanguageModeling(self.ours, lossless=False, end=0, decoding=Decoding())
         self.stand(0.0, float("inf"))
 
     def stand(self, seconds: float, loss: float, waiting: float = 0.0) -> None:

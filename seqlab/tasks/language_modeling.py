@@ -24,15 +24,15 @@ class LanguageModeling:
         lossless: the tokenizer loses nothing of the text; bits per byte mean something only then, and are left out
             otherwise.
         end: the token that ends a text.
-        decoding: how a text is continued; None: by its likeliest tokens.
+        decoding: how a text is continued.
     """
 
     monitor = "loss"
 
-    def __init__(self, model: LanguageModel, lossless: bool, end: int, decoding: Decoding | None = None) -> None:
+    def __init__(self, model: LanguageModel, lossless: bool, end: int, decoding: Decoding) -> None:
         self.model = model
         self.lossless = lossless
-        self.end, self.decoding = end, decoding or Decoding()
+        self.end, self.decoding = end, decoding
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": batch.targets.layout.total}

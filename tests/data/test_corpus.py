@@ -118,7 +118,10 @@ def test_another_source_tokenizer_or_format_is_another_corpus(
     source: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    prints = {prepare(source, Text(), BytePairs(270), cache).fingerprint, prepare(source, Text(), Bytes(), cache).fingerprint}
+    prints = {
+        prepare(source, Text(), BytePairs(270), cache).fingerprint,
+        prepare(source, Text(), Bytes(), cache).fingerprint,
+    }
     prints.add(prepare(Memory(source.log, "other"), Text(), Bytes(), cache).fingerprint)
     monkeypatch.setattr(corpus_module, "_FORMAT", 0)
     prints.add(prepare(source, Text(), Bytes(), cache).fingerprint)

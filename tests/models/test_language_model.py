@@ -13,6 +13,7 @@ from seqlab.data.batch import Batch
 from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.models.decoding import Decoding
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.state import State
@@ -107,7 +108,7 @@ def batch_of(*lengths: int) -> Batch:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_terms_are_sums_with_counts_known_before(name: str) -> None:
     model = make(name)
-    task, batch = LanguageModeling(model, lossless=True, end=0), batch_of(3, 1, 5)
+    task, batch = LanguageModeling(model, lossless=True, end=0, decoding=Decoding()), batch_of(3, 1, 5)
     output = task.step(batch)
     assert {name: term.count for name, term in output.terms.items()} == task.counts(batch)
     assert task.counts(batch) == {"loss": 9, "bits_per_byte": 21, **dict.fromkeys(model.costs, 9)}
@@ -117,9 +118,9 @@ def test_terms_are_sums_with_counts_known_before(name: str) -> None:
         whole, split = output.terms[term].sum.item(), sum(part.terms[term].sum.item() for part in parts)
         assert whole == pytest.approx(split, rel=1e-12)
     assert output.terms["bits_per_byte"].weight == 0
-    metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0})
+    metrics = task.metrics({"loss": math.log(2), "bits_per_byte": 1.0}, {})
     assert metrics == {"loss": math.log(2), "bits_per_byte": 1.0, "ppl": pytest.approx(2.0)}
-    assert "bits_per_byte" not in LanguageModeling(model, lossless=False, end=0).counts(batch)
+    assert "bits_per_byte" not in LanguageModeling(model, lossless=False, end=0, decoding=Decoding()).counts(batch)
 
 
 def universal(ponder_weight: float) -> LanguageModeling:
@@ -127,7 +128,9 @@ def universal(ponder_weight: float) -> LanguageModeling:
     torch.manual_seed(3)
     encoder = UniversalEncoder(VOCABULARY, RotaryPositions, 8, 2, 6, threshold=0.9, ponder_weight=ponder_weight)
     nn.init.normal_(encoder.stack.halting.weight, std=1.5)
-    return LanguageModeling(LanguageModel(encoder, VOCABULARY).double().eval(), lossless=False, end=0)
+    return LanguageModeling(
+        LanguageModel(encoder, VOCABULARY).double().eval(), lossless=False, end=0, decoding=Decoding()
+    )
 
 
 def gradient(task: LanguageModeling, batch: Batch, micro_tokens: int | None) -> tuple[Tensor, Averages]:

@@ -49,7 +49,9 @@ def test_float32_is_the_task_itself_and_bfloat16_a_rounding_away() -> None:
     assert in_precision(task, "float32") is task
     narrow = in_precision(copy.deepcopy(task), "bfloat16")
     averages = {"loss": 1.0, "penalty": 0.0, "accuracy": 0.5}
-    told = [(each.monitor, each.counts(batch), each.flops(batch), each.metrics(averages)) for each in (task, narrow)]
+    told = [
+        (each.monitor, each.counts(batch), each.flops(batch), each.metrics(averages, {})) for each in (task, narrow)
+    ]
     assert told[0] == told[1]
     found = [evaluate(each, [batch])["loss"] for each in (task, narrow)]
     assert 0 < abs(found[0] - found[1]) < 0.005 * found[0]

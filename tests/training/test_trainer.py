@@ -273,8 +273,8 @@ class Worsening(ToyTask):
         self.evaluating = not self.model.training
         return super().step(batch)
 
-    def metrics(self, averages: dict[str, float]) -> dict[str, float]:
-        shown = super().metrics(averages)
+    def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        shown = super().metrics(averages, tallies)
         evaluating, self.evaluating = self.evaluating, False  # the first call is for all lengths together
         return {**shown, "loss": next(self.values)} if evaluating else shown
 

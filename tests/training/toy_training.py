@@ -84,6 +84,9 @@ class ToyTask:
     def flops(self, batch: Batch) -> float:
         return 1000.0 * batch.tokens.layout.total
 
+    def answer(self, batch: Batch, decoding: object = None, seed: int = 0) -> list[Any]:
+        return [None] * len(batch)
+
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
         shown = {name: averages[name] for name in ("loss", "penalty", "accuracy")}
         return {**shown, "ppl": math.exp(averages["loss"])}
