@@ -38,6 +38,7 @@ PARTS = {
     "TextAndLabel": "seqlab.data.forms.text_and_label.TextAndLabel",
     "WordsAndTags": "seqlab.data.forms.words_and_tags.WordsAndTags",
     "SourceAndTarget": "seqlab.data.forms.source_and_target.SourceAndTarget",
+    "Decoding": "seqlab.models.decoding.Decoding",
     "BytePairs": "seqlab.text.tokenizer_training.BytePairs",
     "Bytes": "seqlab.text.tokenizer_training.Bytes",
     "Characters": "seqlab.text.tokenizer_training.Characters",

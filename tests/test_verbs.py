@@ -108,7 +108,7 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
     verb("train", *TINY, "output_dir=run")
     items = [{"text": "the old lamp", "id": 7}, {"text": ""}, {"text": "Zoë ëë 日本"}]
     Path("in.jsonl").write_text("\n".join(json.dumps(item) for item in items) + "\n\n")
-    sampled = ["run=run", "input=in.jsonl", "temperature=0.9", "max_tokens=7"]
+    sampled = ["run=run", "input=in.jsonl", "decoding.temperature=0.9", "decoding.max_tokens=7"]
     code, out, err = verb("predict", *sampled, "seed=3")
     assert code == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
@@ -120,10 +120,14 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
     assert Path("out.jsonl").read_text() == out
 
     Path("one.jsonl").write_text(json.dumps(items[0]))  # alone, it is continued as in company
-    alone = verb("predict", "run=run/bundle", "input=one.jsonl", "temperature=0.9", "max_tokens=7", "seed=3")[1]
+    alone = verb(
+        "predict", "run=run/bundle", "input=one.jsonl", "decoding.temperature=0.9", "decoding.max_tokens=7", "seed=3"
+    )[1]
     assert json.loads(alone) == lines[0]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(items[0]).encode())))
-    assert verb("predict", "run=run", "input=-", "temperature=0.9", "max_tokens=7", "seed=3")[1] == alone
+    assert (
+        verb("predict", "run=run", "input=-", "decoding.temperature=0.9", "decoding.max_tokens=7", "seed=3")[1] == alone
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +259,7 @@ def test_every_scheme_of_positions_trains_and_continues_text(verb: Callable[...,
     code, _, err = verb("train", *words, "output_dir=run")
     assert code == 0, err
     Path("in.jsonl").write_text('{"text": "the old"}')
-    code, _, err = verb("predict", "run=run", "input=in.jsonl", "max_tokens=200", "temperature=2")
+    code, _, err = verb("predict", "run=run", "input=in.jsonl", "decoding.max_tokens=200", "decoding.temperature=2")
     assert code == 0, err
     if scheme == "learned":  # it ends where its positions end
         words[-2:] = ["model.positions.max_length=8"]
@@ -404,7 +408,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
     ("words", "message"),
     [
         (["data.path=missing.txt"], "data.path=missing.txt"),
-        (["data.path=empty.txt"], "empty.txt is empty"),
+        (["data.path=empty.txt"], "empty.txt: is empty"),
         (["data.path=latin.txt"], "latin.txt, line 2: not UTF-8"),
         (["data.path=few.txt", "data.validation=null"], "data.validation"),
         (["batch.tokens=20", "batch.over_long=error"], "tokens, the limit is 20"),

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
+from torch import Tensor, nn
 from toy_training import ToyBatches, ToyModel, ToyTask, fingerprint, lines, sends, toy_trainer
 
 from seqlab.data.batch import Batch
