@@ -73,7 +73,9 @@ class HubDataset:
                     f"it has {', '.join(found)}; null cuts 10 % from train"
                 )
             batches = found[name].with_format("arrow").iter(ROWS_AT_ONCE)
-            given[split] = rows(batches, found[name].features, self.columns, f"{self.path}, {name}")
+            features = found[name].features
+            where = f"{self.path}, {name}"
+            given[split] = rows(batches, features.arrow_schema, features.flatten(), self.columns, where)
         return tables(given, rejects, _SETTINGS)
 
     def facts(self) -> dict[str, Any]:
