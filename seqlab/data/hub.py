@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from huggingface_hub.utils import logging
 
 from seqlab.data.parquet_files import ROWS_AT_ONCE, rows
 from seqlab.data.records import BY_FIELD, Columns
@@ -82,6 +83,8 @@ class HubDataset:
         return {"hub": self.path, "name": self.name, "revision": self.revision}
 
     def _loaded(self, load: Callable[..., Any]) -> Any:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # nothing about every one of its attempts
         try:
             return load(self.path, self.name, revision=self.revision)
         except ConnectionError as error:
@@ -96,3 +99,5 @@ class HubDataset:
                 "try data.revision=refs/convert/parquet" if scripted else "see data.path=, data.name=, data.revision="
             )
             raise InputError(f"data.path={self.path} cannot be loaded: {error}; {advice}") from error
+        finally:
+            logging.set_verbosity(verbosity)

@@ -6,6 +6,7 @@ must be kept, and none of which may change.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -18,6 +19,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seqlab.data.conll_files import ConllFiles, ConlluFiles
 from seqlab.data.csv_files import CsvFiles
@@ -177,6 +180,21 @@ def test_after_an_open_quote_reading_goes_on_with_the_next_line(tmp_path: Path) 
     assert rejects.counts == {"unbalanced quotes": 6}
 
 
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1).filter(str.strip)
+
+
+@given(cells=st.lists(st.tuples(CELL, CELL), min_size=1), ended=st.booleans())
+def test_csv_is_read_as_it_is_written(
+    cells: list[tuple[str, str]], ended: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("text", "label"), *cells])
+    if not ended:
+        path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert [(row["text"], row["label"]) for row in rows(CsvFiles, path, Rejects())] == cells
+
+
 LABELS = [("sentence with a\ttab", "ja"), ("two\nlines\n", "nein"), ('a "quote",', "ja"), ("é\u2028\x85", "ja")]
 
 
@@ -193,10 +211,10 @@ def test_csv_that_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])
 def test_columns_that_are_not_there(policy: Any, tmp_path: Path) -> None:
-    csv, parquet = tmp_path / "a.csv", tmp_path / "a.parquet"
-    csv.write_text("review,stars,stars\na,b,c\n")
+    table, parquet = tmp_path / "a.csv", tmp_path / "a.parquet"
+    table.write_text("review,stars,stars\na,b,c\n")
     pq.write_table(pa.table({"review": ["a"], "stars": ["b"]}), parquet)
-    for source, path in ((CsvFiles, csv), (ParquetFiles, parquet)):
+    for source, path in ((CsvFiles, table), (ParquetFiles, parquet)):
         for columns, message in (
             (
                 Columns(text="reviews"),
@@ -207,11 +225,11 @@ def test_columns_that_are_not_there(policy: Any, tmp_path: Path) -> None:
             with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: {message}"):
                 rows(source, path, Rejects(policy, 1), columns=columns)
     with pytest.raises(InputError, match=r'2 columns are called "stars"; see data\.columns\.label='):
-        rows(CsvFiles, csv, Rejects(policy, 1), columns=Columns(text="review", label="stars"))
+        rows(CsvFiles, table, Rejects(policy, 1), columns=Columns(text="review", label="stars"))
     for header, problem in ((b"te\xffxt,label", "not UTF-8"), (b'"text,label', "unbalanced quotes")):
-        csv.write_bytes(header + b"\na,b\n")
+        table.write_bytes(header + b"\na,b\n")
         with pytest.raises(InputError, match=rf"a\.csv, line 1: the header .*{problem}"):
-            rows(CsvFiles, csv, Rejects(policy, 1))
+            rows(CsvFiles, table, Rejects(policy, 1))
     (tmp_path / "a.jsonl").write_text('{"texts": "a", "b": 1}')
     with pytest.raises(InputError, match=r'line 1: no "text" \(did you mean texts\?\).*there are texts, b'):
         rows(JsonFiles, tmp_path / "a.jsonl", Rejects(), columns=Columns(text="text"))
