@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from huggingface_hub.utils import logging
 
 from seqlab.data.parquet_files import ROWS_AT_ONCE, rows
 from seqlab.data.records import BY_FIELD, Columns
@@ -73,13 +74,17 @@ class HubDataset:
                     f"it has {', '.join(found)}; null cuts 10 % from train"
                 )
             batches = found[name].with_format("arrow").iter(ROWS_AT_ONCE)
-            given[split] = rows(batches, found[name].features, self.columns, f"{self.path}, {name}")
+            features = found[name].features
+            where = f"{self.path}, {name}"
+            given[split] = rows(batches, features.arrow_schema, features.flatten(), self.columns, where)
         return tables(given, rejects, _SETTINGS)
 
     def facts(self) -> dict[str, Any]:
         return {"hub": self.path, "name": self.name, "revision": self.revision}
 
     def _loaded(self, load: Callable[..., Any]) -> Any:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # nothing about every one of its attempts
         try:
             return load(self.path, self.name, revision=self.revision)
         except ConnectionError as error:
@@ -94,3 +99,5 @@ class HubDataset:
                 "try data.revision=refs/convert/parquet" if scripted else "see data.path=, data.name=, data.revision="
             )
             raise InputError(f"data.path={self.path} cannot be loaded: {error}; {advice}") from error
+        finally:
+            logging.set_verbosity(verbosity)

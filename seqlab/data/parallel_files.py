@@ -93,7 +93,7 @@ def _records(source: Path, target: Path, rejects: Rejects) -> Iterator[Record]:
         counts = " and ".join(f"{file} has {count:,}" for file, count in read.items())
         raise InputError(f"not the same number of lines: {counts}; give files that match line by line")
     if not read[source]:
-        rejects.add(f"{source} and {target}", "empty file", "are empty")
+        rejects.add(f"{source} and {target}", "empty file", "no line in them")
 
 
 def _text(line: Line) -> str:

@@ -71,4 +71,4 @@ class RecordFiles(ABC):
                 empty = False
                 yield record
             if empty and rejects.total == rejected:
-                rejects.add(str(file), "empty file", f"is empty: no record in it; see {setting}=")
+                rejects.add(str(file), "empty file", f"no record in it; see {setting}=")

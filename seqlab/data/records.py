@@ -104,6 +104,8 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(field: str, value: Any) -> str:
+    if type(value) is bytes:
+        value = decoded(value)
     if type(value) is not str:
         raise _wrong(field, value, "a string")
     if not value or value.isspace():

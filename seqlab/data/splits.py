@@ -84,17 +84,15 @@ class _Rows:
 
 
 def _require_same(fields: dict[str, Any], kinds: dict[str, type]) -> None:
-    for field in fields.keys() ^ kinds.keys():
-        known = ", ".join(kinds)
-        if field in kinds:
+    if fields.keys() != kinds.keys():
+        for field in kinds.keys() - fields.keys():
             raise Unusable(f"no {field}", f"no {field}, which the first record has")
-        raise Unusable(
-            f"unexpected {field}",
-            f"a {field}, but the first record has only {known}; name what to read, such as data.columns.text=text",
-        )
+        for field in fields.keys() - kinds.keys():
+            known = f"a {field}, but the first record has only {', '.join(kinds)}"
+            raise Unusable(f"unexpected {field}", f"{known}; name what to read, such as data.columns.text=text")
     if "label" in kinds and type(fields["label"]) is not kinds["label"]:
-        several = "several labels" if kinds["label"] is list else "one label"
-        raise Unusable("label of wrong type", f"the first record has {several} (list or not), this one is different")
+        one, other = ("a list of labels", "one label") if kinds["label"] is list else ("one label", "a list of labels")
+        raise Unusable("label of wrong type", f"{other}, but the first record has {one}")
 
 
 def _key(fields: Mapping[str, Any]) -> Iterable[str]:

@@ -9,16 +9,21 @@ import pytest
 
 from seqlab.data import stdlib
 from seqlab.data.pydocs import PyDocs
+from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, split_of
 from seqlab.errors import InputError
 
 SALT = "seqlab 13 "
 
 
+def texts(source: PyDocs) -> dict[str, list[str]]:
+    return {split: table["text"].to_pylist() for split, table in source.read(Rejects()).items()}
+
+
 @pytest.fixture(scope="module")
 def real() -> PyDocs:
     source = PyDocs()
-    source.read()
+    source.read(Rejects())
     return source
 
 
@@ -29,15 +34,15 @@ def test_every_split_holds_something_sensible(real: PyDocs) -> None:
     for split in ("validation", "test"):
         assert 0.07 < facts["bytes"][split] / total < 0.14
     assert facts["python"].endswith(sys.version.split()[0])
-    assert facts["docstrings"] == sum(map(len, real.read().values()))
+    assert facts["docstrings"] == sum(map(len, texts(real).values()))
     assert facts["duplicates_removed"] > 0
     assert facts["files"] > 400
 
 
 def test_no_docstring_occurs_twice_or_is_empty(real: PyDocs) -> None:
-    texts = [text for split in SPLITS for text in real.read()[split]]
-    assert len(set(texts)) == len(texts)
-    assert all(text.strip() for text in texts)
+    found = [text for split in SPLITS for text in texts(real)[split]]
+    assert len(set(found)) == len(found)
+    assert all(text.strip() for text in found)
 
 
 def test_known_docstrings_are_where_their_module_is(real: PyDocs) -> None:
@@ -52,7 +57,7 @@ def test_known_docstrings_are_where_their_module_is(real: PyDocs) -> None:
     ):
         split = split_of(SALT + module)
         first_line = (documented.__doc__ or "").strip().splitlines()[0]
-        assert any(text.startswith(first_line) for text in real.read()[split]), module
+        assert any(text.startswith(first_line) for text in texts(real)[split]), module
 
 
 def test_tests_and_packages_are_left_out(real: PyDocs) -> None:
@@ -88,7 +93,7 @@ def test_what_is_read(library: Path) -> None:
         'x = "not this"\ndef h():\n    "  "\n'
     )
     (module / "test" / "hidden.py").write_text('"""Hidden."""')
-    assert PyDocs().read() == {
+    assert texts(PyDocs()) == {
         "train": ["About train."],
         "validation": ["About validation."],
         "test": ["Module.", "Class.\n\n  indented\nhalf", "F.", "G."],
@@ -100,9 +105,9 @@ def test_a_docstring_in_two_modules_stays_with_the_first(library: Path) -> None:
     for name in (first, second):
         with (library / f"{name}.py").open("a") as file:
             file.write('def f():\n    "Shared."\n')
-    splits = PyDocs().read()
+    splits = texts(PyDocs())
     assert "Shared." in splits[split_of(SALT + first)]
-    assert sum(texts.count("Shared.") for texts in splits.values()) == 1
+    assert sum(found.count("Shared.") for found in splits.values()) == 1
     assert PyDocs().facts()["duplicates_removed"] == 1
 
 
@@ -113,11 +118,11 @@ def test_what_cannot_be_parsed_or_written_is_counted_or_dropped(library: Path) -
     (library / f"{name}3.py").write_bytes(b'"""\xff"""')
     (library / f"{name}4.py").write_text('"""Half \\ud800 a pair."""\ndef f():\n    "An old \\d escape."\n')
     (library / f"{name}5.py").write_bytes(b'# coding: latin-1\n"""Caf\xe9."""')
-    texts = [text for texts in PyDocs().read().values() for text in texts]
+    found = [text for docstrings in texts(PyDocs()).values() for text in docstrings]
     assert PyDocs().facts()["files_not_parsed"] == 3
-    assert r"An old \d escape." in texts
-    assert "Café." in texts
-    assert not any("Half" in text for text in texts)
+    assert r"An old \d escape." in found
+    assert "Café." in found
+    assert not any("Half" in text for text in found)
 
 
 def test_the_fingerprint_follows_names_and_sizes(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,4 +139,4 @@ def test_the_fingerprint_follows_names_and_sizes(library: Path, monkeypatch: pyt
 def test_a_library_without_sources(library: Path) -> None:
     (library / f"{LETTERS['test'][0]}.py").unlink()
     with pytest.raises(InputError, match=r"no docstrings for test .*data=text data\.path="):
-        PyDocs().read()
+        texts(PyDocs())

@@ -1,0 +1,41 @@
+"""Raised at once, or skipped and counted, and refused where they are too many."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqlab.data.rejects import Rejects
+from seqlab.errors import InputError
+
+
+def test_raise() -> None:
+    with pytest.raises(InputError, match=r"^a\.csv, line 7: no label; data\.on_error=skip leaves such rows out$"):
+        Rejects().add("a.csv, line 7", "no label", "no label")
+
+
+def test_skip_counts_by_reason(caplog: pytest.LogCaptureFixture) -> None:
+    rejects = Rejects("skip", 0.1)
+    for line in range(3):
+        rejects.add(f"a.csv, line {line}", "no label" if line else "not UTF-8", f"what is wrong with {line}")
+    assert rejects.counts == {"not UTF-8": 1, "no label": 2}
+    rejects.settle(30)
+    assert "3 of 30 rows cannot be used (not UTF-8: 1, no label: 2)" in caplog.text
+    with pytest.raises(
+        InputError, match=r"3 of 29 rows.*the first of them a\.csv, line 0: what is.*data\.max_rejected="
+    ):
+        rejects.settle(29)
+
+
+@pytest.mark.parametrize("hundredths", range(1, 100))
+def test_the_share_itself_is_allowed(hundredths: int) -> None:
+    rejects = Rejects("skip", float(f"0.{hundredths:02}"))
+    for _ in range(hundredths):
+        rejects.add("", "reason", "")
+    rejects.settle(100)
+
+
+def test_nothing_wrong_and_nothing_read() -> None:
+    Rejects().settle(0)
+    for share in (-0.1, 10):
+        with pytest.raises(InputError, match=r"data\.max_rejected="):
+            Rejects("skip", share)
