@@ -1,8 +1,8 @@
-"""Dyck-(k, m): well-nested brackets of k types, at most m of them open at once (Hewitt et al. 2020, section 2).
+"""Dyck-(k, m): well-nested brackets of k types, at most m of them open at once (Hewitt et al. 2020).
 
-A string is a walk, as in the paper's experiments (section 6). With nothing open it ends or opens a bracket, with m open
-it closes one, otherwise it opens or closes one: each with probability 1/2, and every type of an opening bracket as
-likely as the others. A walk that would end too early goes on, one that gets too long is begun anew.
+A string is a walk, as in the paper's experiments. With nothing open it ends or opens a bracket, with m open it closes
+one, otherwise it opens or closes one: each with probability 1/2, and every type of an opening bracket as likely as the
+others. A walk that would end too early goes on, one that gets too long is begun anew.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class ListOps:
     train         how many trees; validation and test likewise
     seed          of the draws
 
-    The paper's LSTM gets 71 to 74 % of the published test trees right (table 1).
+    The paper's LSTM gets 71 to 74 % of the published test trees right.
 
     Raises:
         InputError: a knob is out of range, or there are not so many different trees.

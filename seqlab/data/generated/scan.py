@@ -25,7 +25,7 @@ _VERSION = 1  # raise it whenever the same knobs would give something else
 
 _PRIMITIVES = {"addprim_jump": "jump", "addprim_turn_left": "turn left"}
 _SPLITS = ("simple", "length", *_PRIMITIVES)
-_MOST_ACTIONS = 22  # of a training command in the length split; the others have 24 to 48 (section 4, experiment 2)
+_MOST_ACTIONS = 22  # of a training command in the length split; the others have 24 to 48
 
 
 @dataclass(frozen=True)
