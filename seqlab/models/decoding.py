@@ -110,7 +110,7 @@ def generate(
     model: Decodable,
     prompts: Ragged,
     end: int,
-    decoding: Decoding = Decoding(),  # noqa: B008  frozen
+    decoding: Decoding = Decoding(),
     seeds: Sequence[int] | None = None,
     state: Any = None,
     at_once: int | None = None,
