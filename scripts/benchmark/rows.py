@@ -37,7 +37,7 @@ from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell
 from seqlab.layers.transformer import TransformerStack, compile_blocks
-from seqlab.models.decoding import generate
+from seqlab.models.decoding import Decoding, generate
 
 Group = Callable[[], Iterator[Row]]
 Build = Callable[[Tensor], tuple[dict[str, Step], Pairs]]
@@ -66,8 +66,8 @@ def groups(options: Options) -> dict[str, Group]:
             found[name] = partial(transformer, name, width, shape, options)
     found["rows entering products"] = partial(rows_entering, options)
     found["activation memory"] = partial(activation_memory, options)
-    found["decoding greedy"] = partial(greedy, options)
-    found["decoding beam"] = beam
+    found["decoding greedy"] = partial(decoding, options, 1)
+    found["decoding beam"] = partial(decoding, options, 4)
     found["training run"] = partial(training.runs, options)
     found["batch plan"] = partial(plan, options)
     found["output layer"] = partial(output_layer, options)
@@ -211,7 +211,7 @@ def activation_memory(options: Options) -> Iterator[Row]:
             yield replace(row, note=f"the peer's grows {growth[peer]:.2f}x")
 
 
-def greedy(options: Options) -> Iterator[Row]:
+def decoding(options: Options, width: int) -> Iterator[Row]:
     """A batch of prompts of mixed lengths, each continued by the same number of tokens, with caches."""
     vocabulary, new = options.size(8000, 200), options.size(64, 8)
     prompts = lengths_of("random", options.size(32, 4), options.size(32, 6))
@@ -221,23 +221,21 @@ def greedy(options: Options) -> Iterator[Row]:
     batch = Ragged(tokens, Layout(prompts))
     left = pad_sequence([row.flip(0) for row in batch.to_list()], batch_first=True).flip(1)  # as its decoding wants it
     mask = (torch.arange(left.shape[1]) >= left.shape[1] - prompts.unsqueeze(1)).long()
-    length = {"max_new_tokens": new, "min_new_tokens": new}
+    asked = Decoding(max_tokens=new, width=width)
+    length = {"max_new_tokens": new, "min_new_tokens": new, "num_beams": width}
     sides = {
-        "seqlab": lambda: torch.stack(generate(ours, batch, end=-1, max_tokens=new)),
+        "seqlab": lambda: torch.stack([best.tokens for best, *_ in generate(ours, batch, -1, asked)]),
         "Hugging Face": lambda: theirs.generate(left, attention_mask=mask, do_sample=False, pad_token_id=0, **length),
     }
-    same = (sides["seqlab"]() == sides["Hugging Face"]()[:, left.shape[1] :]).float().mean().item()
-    if same < 0.99:
-        raise Disagreement(f"only {same:.1%} of the decoded tokens are the same")
-    what = f"greedy decoding, {len(prompts)} prompts, {new} new tokens"
+    same = sides["seqlab"]() == sides["Hugging Face"]()[:, left.shape[1] :]
+    share = same.float().mean().item()
+    if share < 0.99:
+        raise Disagreement(f"only {share:.1%} of the decoded tokens are the same")
+    what = "greedy decoding" if width == 1 else f"beam search, {width} hypotheses"
+    what = f"{what}, {len(prompts)} prompts, {new} new tokens"
     written = dict.fromkeys(sides, float(len(prompts) * new))
     row = versus(interleaved(sides, options), "seqlab", "Hugging Face", written, what, target=2.0)
-    yield replace(row, padding=padding_of([prompts]), note=f"{same:.1%} of the tokens are the same")
-
-
-def beam() -> Iterator[Row]:
-    """A place in the table for what seqlab does not have yet."""
-    yield Row("beam search", "Hugging Face, num_beams=4", target=2.0, note="not built yet")
+    yield replace(row, padding=padding_of([prompts]), note=f"{share:.1%} of the tokens are the same")
 
 
 def recompilation(options: Options) -> Iterator[Row]:

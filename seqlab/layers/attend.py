@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers import attend_compiled, attend_packed, attend_tiles
-from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block, runs_over
+from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block
 from seqlab.layers.backend import is_fast
+from seqlab.ragged import joint_runs_of
 
 Kernel = Literal["compiled", "flash", "explicit", "varlen", "efficient"]
 
@@ -82,7 +83,7 @@ def attend(
     window: int | None = None,
     bias_HR: Tensor | None = None,
     dropout: float = 0.0,
-    key_starts: Tensor | None = None,
+    key_rows: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T / sqrt(K) + bias) v inside each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
 
@@ -90,7 +91,8 @@ def attend(
         q_THK, k_TGK, v_TGK, lengths, key_lengths, causal, window, bias_HR: see the head of this file.
         dropout: share of the probabilities zeroed. It costs the flash kernel: probabilities are then written out, the
             N H L L' numbers of a run at a time (where causal, for 128 queries of each), forward and again backward.
-        key_starts: [B] the first row of each sequence in k and v; None: they follow one another without gaps.
+        key_rows: [T''] int64, the row of every key in k and v, sequence after sequence; sequences may share rows. None:
+            they lie in this order.
 
     Raises:
         ValueError: a window that is not causal, and numbers of keys and queries that differ.
@@ -104,18 +106,21 @@ def attend(
     if not torch.jit.is_scripting():
         if compiling or is_fast():
             seed = torch.randint(2**62, (1,)) if dropout else None
-            asked = (seed, lengths, key_lengths, key_starts, causal, window, dropout)
+            asked = (seed, lengths, key_lengths, key_rows, causal, window, dropout)
             if compiling:
                 return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *asked)[0]
             return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *asked)
+    if key_rows is not None:
+        key_rows = key_rows.to(k_TGK.device)
+        k_TGK, v_TGK = k_TGK.index_select(0, key_rows), v_TGK.index_select(0, key_rows)
     outputs = [q_THK[:0]]
-    for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
-        q_NHLK = rows_as_block(q_THK, start, count, length, length)
+    for start, key_start, count, length, key_length in joint_runs_of(lengths, key_lengths):
+        q_NHLK = rows_as_block(q_THK, start, count, length)
         if key_length == 0:
             out_NHLK = torch.zeros_like(q_NHLK)
         else:
-            k_NGLK = rows_as_block(k_TGK, key_start, count, key_length, spacing)
-            v_NGLK = rows_as_block(v_TGK, key_start, count, key_length, spacing)
+            k_NGLK = rows_as_block(k_TGK, key_start, count, key_length)
+            v_NGLK = rows_as_block(v_TGK, key_start, count, key_length)
             out_NHLK = attend_block(q_NHLK, k_NGLK, v_NGLK, causal, window, bias_HR, dropout)
         outputs.append(out_NHLK.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
@@ -153,16 +158,38 @@ def attend_block(
 
 
 def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Call:
-    """What is asked, with the kernel chosen for it."""
-    *_, window, dropout = asked
+    """What is asked, with the kernel chosen for it; without rows where the keys lie in order after all."""
+    seed, lengths, key_lengths, key_rows, causal, window, dropout = asked
+    if key_rows is not None and len(key_rows) == len(k_TGK) and torch.equal(key_rows, torch.arange(len(key_rows))):
+        key_rows = None
     grouped, weighted = q_THK.shape[1] != k_TGK.shape[1], bias_HR is not None or dropout > 0
-    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *asked)
+    kernel = choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted)
+    return Call(kernel, seed, lengths, key_lengths, key_rows, causal, window, dropout)
 
 
 def _module(call: Call) -> Any:
     if call.kernel == "compiled":
         return attend_compiled
     return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
+
+
+def _forward(call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    if call.key_rows is not None and call.kernel != "compiled":  # the only one that reads keys wherever they lie
+        rows = call.key_rows.to(k.device)
+        k, v = k.index_select(0, rows), v.index_select(0, rows)
+    return _module(call).forward(q, k, v, bias, call)
+
+
+def _backward(
+    call: Call, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *saved: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    if call.key_rows is None:
+        return _module(call).backward(dout, q, k, v, *saved, call)
+    rows = call.key_rows.to(k.device)
+    keys, values = k.index_select(0, rows), v.index_select(0, rows)
+    dq, dk, dv, dbias = _module(call).backward(dout, q, keys, values, *saved, call)
+    dk, dv = (torch.zeros_like(x).index_add_(0, rows, dx) for x, dx in ((k, dk), (v, dv)))  # sequences may share rows
+    return dq, dk, dv, dbias
 
 
 class _Attend(torch.autograd.Function):
@@ -174,21 +201,21 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Tensor:
         ctx.call = _call(q_THK, k_TGK, bias_HR, *asked)
-        out_THK, log_sums = _module(ctx.call).forward(q_THK, k_TGK, v_TGK, bias_HR, ctx.call)
+        out_THK, log_sums = _forward(ctx.call, q_THK, k_TGK, v_TGK, bias_HR)
         ctx.save_for_backward(q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums)
         return out_THK
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_THK: Tensor) -> tuple[Tensor | None, ...]:
-        grads = _module(ctx.call).backward(dout_THK, *ctx.saved_tensors, ctx.call)
+        grads = _backward(ctx.call, dout_THK, *ctx.saved_tensors)
         return *grads, *(None,) * 7
 
 
 # The same as one operator that a compiler does not look into: it would make a guard of every length. Used only while
 # compiling; in eager mode the function above costs less per call.
 
-_ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_starts, bool causal, int? window, float dropout"
+_ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_rows, bool causal, int? window, float dropout"
 
 
 @torch.library.custom_op(
@@ -198,7 +225,7 @@ _ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_starts, 
 )
 def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
     call = _call(q, k, bias, *asked)
-    out, log_sums = _module(call).forward(q, k, v, bias, call)
+    out, log_sums = _forward(call, q, k, v, bias)
     return out.contiguous(), log_sums  # as the compiler has been told
 
 
@@ -219,7 +246,7 @@ def _opaque_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     call = _call(q, k, bias, *asked)
-    dq, dk, dv, dbias = _module(call).backward(dout, q, k, v, bias, out, log_sums, call)
+    dq, dk, dv, dbias = _backward(call, dout, q, k, v, bias, out, log_sums)
     return dq.contiguous(), dk.contiguous(), dv.contiguous(), q.new_empty(0) if dbias is None else dbias.contiguous()
 
 

@@ -13,7 +13,7 @@ from torch.library import custom_op
 
 from seqlab.layers import compiler
 from seqlab.layers.attend_tiles import Call
-from seqlab.ragged import offsets_of, rows_of
+from seqlab.ragged import offsets_of
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
@@ -31,9 +31,8 @@ def can_run(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
 
 def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
     """The output [T, H, K], and [T * H] sums of exponentials, as logarithms."""
-    starts = offsets_of(call.key_lengths)[:-1] if call.key_starts is None else call.key_starts
     q, k, v = (x.to(computed_in(x.dtype)) for x in (q_THK, k_TGK, v_TGK))
-    out, log_sums = _attend(q, k, v, call.lengths, call.key_lengths, starts, call.causal, call.window or 0)
+    out, log_sums = _attend(q, k, v, call.lengths, call.key_lengths, call.key_rows, call.causal, call.window or 0)
     return out.to(q_THK.dtype), log_sums
 
 
@@ -47,16 +46,10 @@ def backward(
     log_sums: Tensor,
     call: Call,
 ) -> tuple[Tensor, Tensor, Tensor, None]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v; the keys lie in order."""
     dtype, asked = q_THK.dtype, (call.lengths, call.key_lengths, call.causal, call.window or 0)
     given = [x.to(computed_in(dtype)) for x in (dout_THK, q_THK, k_TGK, v_TGK, out_THK)]
-    if call.key_starts is None:
-        dq, dk, dv = _attend_backward(*given, log_sums, *asked)
-        return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
-    rows = rows_of(call.key_starts, call.key_lengths)  # sequences may share rows of keys, and between them may be room
-    given[2:4] = (x.index_select(0, rows) for x in given[2:4])
-    dq, *grads = _attend_backward(*given, log_sums, *asked)
-    dk, dv = (d.new_zeros(x.shape).index_add_(0, rows, d) for x, d in zip((k_TGK, v_TGK), grads, strict=True))
+    dq, dk, dv = _attend_backward(*given, log_sums, *asked)
     return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
 
 
@@ -64,36 +57,51 @@ class _Batch(ctypes.Structure):
     """`Batch` of attention.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("starts", "lengths", "key_starts", "key_lengths")),
+        *((name, ctypes.c_void_p) for name in ("starts", "lengths", "key_starts", "key_lengths", "key_rows")),
         *((name, ctypes.c_long) for name in ("sequences", "heads", "key_heads", "width", "causal", "window")),
     )
 
 
 def _run(
-    name: str, where: list[Tensor], q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int, *rest: Tensor
+    name: str,
+    lengths: Tensor,
+    key_lengths: Tensor,
+    key_rows: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: int,
+    *rest: Tensor,
 ) -> None:
-    """Calls the function of that name; `where`: starts, lengths, key_starts, key_lengths.
+    """Calls the function of that name.
 
     Raises:
         ValueError: something does not fit, which C++ would not notice.
     """
-    where = [tensor.contiguous() for tensor in where]
-    _, lengths, key_starts, key_lengths = where
-    rows = int((key_starts + key_lengths).max()) if len(key_starts) else 0
+    offsets, key_offsets = offsets_of(lengths), offsets_of(key_lengths)
+    queries, keys = int(offsets[-1]), int(key_offsets[-1])
+    rows = key_rows if key_rows is not None and keys else None
+    least, most = (0, keys - 1) if rows is None else map(int, torch.aminmax(rows))
+    where = [tensor.contiguous() for tensor in (offsets, lengths, key_offsets, key_lengths)]
+    where += [] if rows is None else [rows.contiguous()]
     if (
-        any(tensor.dtype != torch.int64 or tensor.shape != lengths.shape for tensor in where)
-        or q.shape[0] != int(lengths.sum())
+        any(tensor.dtype != torch.int64 for tensor in where)
+        or len(lengths) != len(key_lengths)
+        or q.shape[0] != queries
         or k.shape != v.shape
-        or k.shape[0] < rows
+        or (rows is not None and len(rows) != keys)
+        or least < 0
+        or k.shape[0] <= most
         or q.shape[1] % k.shape[1]
         or q.shape[2] != k.shape[2]
     ):
         raise ValueError(
             f"queries {list(q.shape)}, keys {list(k.shape)}, values {list(v.shape)} and lengths do not fit: "
-            f"{len(lengths)} sequences of {int(lengths.sum())} queries and up to row {rows} of keys"
+            f"{len(lengths)} sequences of {queries} queries and {keys} keys, in rows {least} to {most}"
         )
-    pointers = [tensor.data_ptr() for tensor in where]
-    batch = _Batch(*pointers, len(where[0]), q.shape[1], k.shape[1], q.shape[2], causal, window)
+    pointers = [tensor.data_ptr() for tensor in where] + [None] * (5 - len(where))
+    batch = _Batch(*pointers, len(lengths), q.shape[1], k.shape[1], q.shape[2], causal, window)
     factors = (q, q.stride(0), k, k.stride(0), v, v.stride(0))
     compiler.call("attention", name, q.dtype, batch, *factors, *rest)
 
@@ -110,15 +118,14 @@ def _attend(
     v_TGK: Tensor,
     lengths: Tensor,
     key_lengths: Tensor,
-    key_starts: Tensor,
+    key_rows: Tensor | None,
     causal: bool,
     window: int,
 ) -> tuple[Tensor, Tensor]:
     q, k, v = _rows(q_THK), _rows(k_TGK), _rows(v_TGK)
     out_THK = q_THK.new_empty(q_THK.shape)
     log_sums = q_THK.new_empty(q_THK.shape[0] * q_THK.shape[1])
-    where = [offsets_of(lengths)[:-1], lengths, key_starts, key_lengths]
-    _run("attend", where, q, k, v, causal, window, out_THK, log_sums)
+    _run("attend", lengths, key_lengths, key_rows, q, k, v, causal, window, out_THK, log_sums)
     return out_THK, log_sums
 
 
@@ -137,6 +144,6 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = _rows(q_THK), _rows(k_TGK), _rows(v_TGK)
     dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
-    where = [offsets_of(lengths)[:-1], lengths, offsets_of(key_lengths)[:-1], key_lengths]
-    _run("attend_backward", where, q, k, v, causal, window, out_THK, log_sums, dout_THK.contiguous(), dq, dk, dv)
+    back = (dout_THK.contiguous(), dq, dk, dv)
+    _run("attend_backward", lengths, key_lengths, None, q, k, v, causal, window, out_THK, log_sums, *back)
     return dq, dk, dv

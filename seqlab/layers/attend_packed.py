@@ -4,8 +4,6 @@ bfloat16 and float16 take `torch.nn.attention.varlen.varlen_attn` (FlashAttentio
 memory-efficient kernel (Rabe & Staats 2021). Signatures are looked at, not versions: `varlen_attn` gained windows and
 grouped queries one by one. Both align the last query with the last key, as we do. Nothing here waits for the device:
 lengths are on the host.
-
-Keys in a cache have room between sequences; they are gathered first: no kernel here has a gradient and takes gaps.
 """
 
 from __future__ import annotations
@@ -57,23 +55,14 @@ def _idle(lengths: Tensor, key_lengths: Tensor, causal: bool) -> Tensor:
 
 
 class _Packed:
-    """One call of attention: where its sequences begin, and its keys without room between them."""
+    """One call of attention: where its sequences begin."""
 
     def __init__(self, call: Call, device: torch.device) -> None:
         lengths, key_lengths = call.lengths, call.key_lengths
         self.sums = (_running_sum(lengths, device), _running_sum(key_lengths, device))
         self.longest = (int(lengths.max()), int(key_lengths.max()))
-        self.key_rows = None if call.key_starts is None else rows_of(call.key_starts, key_lengths).to(device)
         idle = _idle(lengths, key_lengths, call.causal)
         self.idle = idle.to(device) if len(idle) else None
-
-    def keys(self, x_TGK: Tensor) -> Tensor:
-        return x_TGK if self.key_rows is None else x_TGK.index_select(0, self.key_rows)
-
-    def keys_back(self, dx_TGK: Tensor, like_TGK: Tensor) -> Tensor:
-        if self.key_rows is None:
-            return dx_TGK
-        return like_TGK.new_zeros(like_TGK.shape).index_add_(0, self.key_rows, dx_TGK)
 
     def zeroed(self, x_THK: Tensor) -> Tensor:
         """Zeros where a query reads nothing, whatever a kernel wrote there."""
@@ -86,7 +75,6 @@ def forward(q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None,
         sums = 0 if call.kernel == "efficient" else q_THK.shape[0] * q_THK.shape[1]
         return q_THK.new_zeros(q_THK.shape), q_THK.new_zeros(sums, dtype=torch.float32)
     packed = _Packed(call, q_THK.device)
-    k_TGK, v_TGK = packed.keys(k_TGK), packed.keys(v_TGK)
     if call.kernel == "efficient":
         out = _efficiently(packed, q_THK, k_TGK, v_TGK, call.causal, sums=False)[0].squeeze(0)
         return packed.zeroed(out), q_THK.new_empty(0, dtype=torch.float32)
@@ -116,17 +104,16 @@ def backward(
         return torch.zeros_like(q_THK), torch.zeros_like(k_TGK), torch.zeros_like(v_TGK), None
     packed = _Packed(call, q_THK.device)
     dout_THK = packed.zeroed(dout_THK.contiguous())
-    k, v = packed.keys(k_TGK), packed.keys(v_TGK)
     if call.kernel == "efficient":
-        dq, dk, dv = _efficiently_back(packed, dout_THK, q_THK, k, v, call.causal)
+        dq, dk, dv = _efficiently_back(packed, dout_THK, q_THK, k_TGK, v_TGK, call.causal)
     else:
         left, right = _sides(call)
         no_dropout = torch.zeros(2, dtype=torch.uint64, device=q_THK.device), q_THK.new_empty(0)
         dq, dk, dv = _flash_backward(
-            dout_THK, q_THK, k, v, out_THK, log_sums.view(q_THK.shape[1], -1), *packed.sums, *packed.longest,
+            dout_THK, q_THK, k_TGK, v_TGK, out_THK, log_sums.view(q_THK.shape[1], -1), *packed.sums, *packed.longest,
             0.0, (left, right) == (-1, 0), *no_dropout, window_size_left=left, window_size_right=right,
         )  # fmt: skip
-    return packed.zeroed(dq), packed.keys_back(dk, k_TGK), packed.keys_back(dv, v_TGK), None
+    return packed.zeroed(dq), dk, dv, None
 
 
 def _sides(call: Call) -> tuple[int, int]:

@@ -38,47 +38,18 @@ class Call(NamedTuple):
     seed: Tensor | None
     lengths: Tensor
     key_lengths: Tensor
-    key_starts: Tensor | None
+    key_rows: Tensor | None
     causal: bool
     window: int | None
     dropout: float
 
 
-# ------------------------------------------------------------------------------------------- runs, blocks and distances
+# ------------------------------------------------------------------------------------------------- blocks and distances
 
 
-def runs_over(
-    lengths: Tensor, key_lengths: Tensor, key_starts: Tensor | None
-) -> list[tuple[int, int, int, int, int, int]]:
-    """(start, key_start, sequences, length, key_length, spacing): runs, whose keys begin every `spacing` rows."""
-    runs: list[tuple[int, int, int, int, int, int]] = []
-    if key_starts is None:
-        for start, key_start, count, length, key_length in joint_runs_of(lengths, key_lengths):
-            runs.append((start, key_start, count, length, key_length, key_length))
-        return runs
-    a: list[int] = lengths.tolist()
-    b: list[int] = key_lengths.tolist()
-    starts: list[int] = key_starts.tolist()
-    start, i = 0, 0
-    while i < len(a):
-        count, spacing = 1, b[i]
-        if i + 1 < len(a) and starts[i + 1] - starts[i] > b[i]:
-            spacing = starts[i + 1] - starts[i]
-        j = i + 1
-        while j < len(a) and a[j] == a[i] and b[j] == b[i] and starts[j] - starts[j - 1] == spacing and spacing > 0:
-            count += 1
-            j += 1
-        if a[i] > 0:
-            runs.append((start, starts[i], count, a[i], b[i], spacing))
-        start += count * a[i]
-        i += count
-    return runs
-
-
-def rows_as_block(x_THK: Tensor, start: int, count: int, length: int, spacing: int) -> Tensor:
-    """`length` rows from every `spacing`-th on, as a view [N, H, L, K], the shape in which attention kernels read."""
-    rows = x_THK[start : start + (count - 1) * spacing + length]
-    return rows.unfold(0, length, spacing).transpose(2, 3)
+def rows_as_block(x_THK: Tensor, start: int, count: int, length: int) -> Tensor:
+    """Rows of `count` sequences of equal length, as a view [N, H, L, K], the shape in which attention kernels read."""
+    return x_THK[start : start + count * length].unflatten(0, [count, length]).transpose(1, 2)
 
 
 def distances(query: int, queries: int, key: int, keys: int, ahead: int, device: torch.device) -> Tensor:
@@ -171,14 +142,14 @@ def _tiles(
     call: Call, biased: bool, rows: list[Tensor], keys: list[Tensor]
 ) -> Iterator[tuple[list[Tensor], list[Tensor], Reading]]:
     """Every tile, as views of what has a row for each query, of what has a row for each key, and how it is read."""
-    flash, (_, _, lengths, key_lengths, key_starts, causal, window, _) = call.kernel == "flash", call
+    flash, (_, _, lengths, key_lengths, _, causal, window, _) = call.kernel == "flash", call
     dtype = rows[0].dtype if flash else sum_dtype(rows[0].dtype)
     device = rows[0].device
-    for start, key_start, count, length, key_length, spacing in runs_over(lengths, key_lengths, key_starts):
+    for start, key_start, count, length, key_length in joint_runs_of(lengths, key_lengths):
         if key_length == 0:
             continue
-        run_rows = [rows_as_block(x, start, count, length, length) for x in rows]
-        run_keys = [rows_as_block(x, key_start, count, key_length, spacing) for x in keys]
+        run_rows = [rows_as_block(x, start, count, length) for x in rows]
+        run_keys = [rows_as_block(x, key_start, count, key_length) for x in keys]
         for query, end, key, key_end, masked in tiles_of(length, key_length, causal, window, native=flash):
             queries, read, ahead = end - query, key_end - key, key_length - length + query - key
             square = flash and masked and causal and queries == read and (window is None or window >= read)
@@ -235,7 +206,7 @@ def backward(
         else:
             parts = explicit.backward(dout, q, k, v, reading)
         dq.copy_(parts[0])
-        dk.add_(parts[1])  # tiles of a run may share keys, and sequences may share rows
+        dk.add_(parts[1])  # tiles of a run may share keys
         dv.add_(parts[2])
     return dq_THK, dk_TGK, dv_TGK, None if explicit is None else explicit.dbias_HR
 

@@ -87,8 +87,8 @@ class SelfAttention(SequenceLayer):
     ) -> tuple[Tensor, list[Tensor]]:
         """`state` and what comes back: keys and values [R, G, K], of a block in a cache (seqlab/layers/cache.py).
 
-        A state that goes in has three more: the rows of the new tokens, which the cache has made room for, and the
-        `starts` and `lengths` of the sequences in it before them.
+        A state that goes in has three more: the rows of the new tokens, which the cache has made room for, those of all
+        tokens, and the lengths of the sequences before.
         """
         heads = self.qkv(values).unflatten(-1, [self.heads + 2 * self.kv_heads, -1])
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], -2)
@@ -103,13 +103,13 @@ class SelfAttention(SequenceLayer):
         positions = places(None if state is None else state[4], lengths, values)
         q, k = self.positions.rotate(q, positions), self.positions.rotate(k, positions)
         key_lengths = lengths
-        key_starts: Tensor | None = None
+        key_rows: Tensor | None = None
         if state is not None:
             rows = state[2].to(k.device)
             k = state[0].index_copy_(0, rows, k.to(state[0].dtype))
             v = state[1].index_copy_(0, rows, v.to(state[1].dtype))
-            key_starts, key_lengths = state[3], state[4] + lengths
-        out = attend(q, k, v, lengths, key_lengths, self.causal, self.window, bias, dropout, key_starts)
+            key_rows, key_lengths = state[3], state[4] + lengths
+        out = attend(q, k, v, lengths, key_lengths, self.causal, self.window, bias, dropout, key_rows)
         return self.out(out.flatten(-2)), [k, v]
 
 
@@ -146,9 +146,10 @@ class CrossAttention(nn.Module):
 
     @torch.jit.export
     def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
-        """What `core` reads, to be computed once for many steps: keys and values [T', G, K], starts and lengths [B].
+        """What `core` reads, to be computed once for many steps: keys and values [T', G, K], rows [T'] and lengths [B].
 
-        To reorder, drop or repeat sequences, index the last two. A dense memory [N, L', D'] gives [N, L', G, K], twice.
+        To reorder, drop or repeat sequences, select them in the last two, as in a cache (cache.py). A dense memory
+        [N, L', D'] gives [N, L', G, K], twice.
         """
         k, v = self.key_value(memory).unflatten(-1, [2 * self.kv_heads, -1]).split(self.kv_heads, -2)
         return [k, v] if lengths is None else [k, v] + tight(lengths)[1:]  # noqa: RUF005
@@ -162,5 +163,5 @@ class CrossAttention(nn.Module):
             k, v = memory[0].transpose(1, 2), memory[1].transpose(1, 2)
             out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout).transpose(1, 2)
         else:
-            out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_starts=memory[2])
+            out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_rows=memory[2])
         return self.out(out.flatten(-2))

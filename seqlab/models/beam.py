@@ -5,9 +5,9 @@ Those of the best `width` that end are finished; of the others the best `width` 
 hypothesis, and a small vocabulary fewer than `width` for some steps: as many rows as there are, none for padding.
 
 A prompt leaves as soon as no live hypothesis can still get among its `n_best`. A log-probability s only falls, and a
-length only grows, up to the limit: no continuation scores more than s / limit^penalty. If the best live one's bound
-does not exceed the worst of `n_best` finished scores, searching on would change nothing. A hypothesis that reaches the
-limit without an end competes as it is.
+length only grows, up to the limit: no continuation scores more than s / limit^penalty. If that bound of the best live
+one does not exceed the worst of `n_best` finished scores, searching on would change nothing. A hypothesis that reaches
+the limit without an end competes as it is.
 """
 
 from __future__ import annotations

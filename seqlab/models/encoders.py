@@ -169,13 +169,10 @@ class TransformerEncoder(Encoder):
         self.causal = causal
 
     def pack(self, tensors: list[Tensor]) -> State:
-        *keys_and_values, taken, starts, lengths = tensors
-        return State(keys_and_values, lengths, (taken, starts))
+        return State.of_cache(tensors)
 
     def unpack(self, state: State) -> list[Tensor]:
-        assert state.lengths is not None
-        assert state.cache is not None
-        return [*state.tensors, *state.cache, state.lengths]
+        return state.as_cache()
 
 
 class UniversalEncoder(Encoder):

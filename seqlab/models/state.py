@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqlab.layers.cache import join
 from seqlab.ragged import Layout
 
 
@@ -16,25 +17,36 @@ class State:
     """Something of every sequence, in batch order.
 
     tensors  each [B, ...] with a row per sequence (a recurrence's state), or, where `lengths` is given, each
-             [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with the
-             rows of sequence b from starts[b] on
+             [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with
+             these rows anywhere
     lengths  [B] int64 on the CPU: how many tokens of each sequence the rows belong to
-    cache    taken [R] and starts [B], on the CPU; see seqlab/layers/cache.py
+    cache    used [1] and rows [T'], on the CPU; see seqlab/layers/cache.py
     """
 
     tensors: list[Tensor]
     lengths: Tensor | None = None
     cache: tuple[Tensor, Tensor] | None = None
 
+    @staticmethod
+    def of_cache(tensors: list[Tensor]) -> State:
+        """From a cache, the list in which layers carry it."""
+        *keys_and_values, used, rows, lengths = tensors
+        return State(keys_and_values, lengths, (used, rows))
+
+    def as_cache(self) -> list[Tensor]:
+        """The list again."""
+        assert self.lengths is not None
+        assert self.cache is not None
+        return [*self.tensors, *self.cache, self.lengths]
+
     def select(self, indices: Tensor) -> State:
         """The chosen sequences, in the order given: drops the finished, reorders and repeats beams."""
         if self.lengths is None:
             return State([tensor[indices.to(tensor.device)] for tensor in self.tensors])
-        indices = indices.cpu()
+        layout, rows = Layout(self.lengths).select(indices.cpu())
         if self.cache is not None:  # the rows stay where they are
-            taken, starts = self.cache
-            return State(self.tensors, self.lengths[indices], (taken, starts[indices]))
-        layout, rows = Layout(self.lengths).select(indices)
+            used, of_tokens = self.cache
+            return State(self.tensors, layout.lengths, (used, of_tokens[rows]))
         return State([tensor[rows.to(tensor.device)] for tensor in self.tensors], layout.lengths)
 
     def detach(self) -> State:
@@ -45,12 +57,8 @@ class State:
     @staticmethod
     def cat(states: Sequence[State]) -> State:
         """The sequences of several states, in one."""
+        if any(state.cache is not None for state in states):
+            return State.of_cache(join([state.as_cache() for state in states]))
         tensors = [torch.cat(parts) for parts in zip(*(state.tensors for state in states), strict=True)]
         lengths = [state.lengths for state in states if state.lengths is not None]
-        caches = [state.cache for state in states if state.cache is not None]
-        if not caches:
-            return State(tensors, torch.cat(lengths) if lengths else None)
-        sizes = torch.tensor([len(taken) for taken, _ in caches])
-        begin = sizes.cumsum(0) - sizes
-        starts = torch.cat([starts + first for (_, starts), first in zip(caches, begin, strict=True)])
-        return State(tensors, torch.cat(lengths), (torch.cat([taken for taken, _ in caches]), starts))
+        return State(tensors, torch.cat(lengths) if lengths else None)

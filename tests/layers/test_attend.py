@@ -61,25 +61,26 @@ def one(
 
 
 def inputs(
-    pairs: list[tuple[int, int]], heads: int = 4, key_heads: int = 2, biased: bool = False, room: int = 0
+    pairs: list[tuple[int, int]], heads: int = 4, key_heads: int = 2, biased: bool = False, keys: str = "in order"
 ) -> tuple[list[Tensor], dict[str, Tensor | None], list[tuple[Tensor, Tensor, Tensor]]]:
-    """Queries, keys, values and bias; lengths and starts; and the sequences, one by one. `room`: rows between keys."""
+    """Queries, keys, values and bias; lengths and rows; and the sequences, one by one."""
     torch.manual_seed(0)
     lengths, key_lengths = (torch.tensor([pair[i] for pair in pairs], dtype=torch.int64) for i in (0, 1))
-    starts = (key_lengths + room).cumsum(0) - key_lengths - room
-    rows = int((key_lengths + room).sum())
-    q, k, v = (
-        torch.randn(int(lengths.sum()), heads, 8),
-        torch.randn(rows, key_heads, 8),
-        torch.randn(rows, key_heads, 8),
-    )
+    total = int(key_lengths.sum())
+    rows = {
+        "in order": torch.arange(total),
+        "with room between": torch.arange(total) + 2 * torch.repeat_interleave(key_lengths),
+        "anywhere": torch.randint(total + 3, (total,)),  # some in several places
+    }[keys]
+    q = torch.randn(int(lengths.sum()), heads, 8)
+    k, v = torch.randn(2, total + 2 * len(pairs) + 3 if keys != "in order" else total, key_heads, 8)
     tensors = [x.double().requires_grad_() for x in (q, k, v)]
     if biased:
         tensors.append(torch.randn(heads, 7).double().requires_grad_())
     q, k, v = tensors[:3]
-    spans = [slice(start, start + length) for start, length in zip(starts.tolist(), key_lengths.tolist(), strict=True)]
+    spans = rows.split(key_lengths.tolist()) if pairs else []
     alone = [(a, k[s], v[s]) for a, s in zip(q.split(lengths.tolist()), spans, strict=True)] if pairs else []
-    given = {"lengths": lengths, "key_lengths": key_lengths, "key_starts": starts if room else None}
+    given = {"lengths": lengths, "key_lengths": key_lengths, "key_rows": None if keys == "in order" else rows}
     return tensors, given, alone
 
 
@@ -113,15 +114,15 @@ def computing(path: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("path", "biased"), [("machine code", False), ("tiles", False), ("tiles", True), ("plain", False), ("plain", True)]
 )
-@pytest.mark.parametrize("room", [0, 2])
+@pytest.mark.parametrize("keys", ["in order", "with room between", "anywhere"])
 @pytest.mark.parametrize("name", PATTERNS)
 @given(pairs=PAIRS)
 @example(pairs=[(5, 9), (5, 9), (0, 3), (4, 0), (1, 6), (1, 6), (9, 5)])
 @example(pairs=[(70, 70), (9, 200), (200, 9)])
 def test_every_path_equals_pair_by_pair(
-    name: str, biased: bool, room: int, path: str, pairs: list[tuple[int, int]]
+    name: str, biased: bool, keys: str, path: str, pairs: list[tuple[int, int]]
 ) -> None:
-    tensors, where, alone = inputs(fits(name, pairs), biased=biased, room=room)
+    tensors, where, alone = inputs(fits(name, pairs), biased=biased, keys=keys)
     pattern = {"window": None, **PATTERNS[name]}
     with computing(path):
         out = attend(*tensors[:3], **where, **pattern, bias_HR=tensors[3] if biased else None)
@@ -245,6 +246,9 @@ def test_machine_code_is_not_handed_what_does_not_fit() -> None:
             attend(q, k, other, *right, False)
     with pytest.raises(ValueError, match="do not fit"):
         attend(q, k, k, right[0].int(), right[1].int(), False)
+    for rows in ([0, 1, 2, 3], [0, 1, 2, 3, 5], [-1, 0, 1, 2, 3], [0.0, 1, 2, 3, 3]):
+        with pytest.raises(ValueError, match="do not fit"):
+            attend(q, k, k, *right, False, key_rows=torch.tensor(rows))
 
 
 def test_a_window_both_ways_wants_as_many_keys_as_queries() -> None:
@@ -398,7 +402,7 @@ def packed_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]
     return use
 
 
-@pytest.mark.parametrize("room", [0, 2])
+@pytest.mark.parametrize("keys", ["in order", "with room between", "anywhere"])
 @pytest.mark.parametrize("key_heads", [1, 4])
 @pytest.mark.parametrize(
     ("kernel", "name", "asks"),
@@ -413,10 +417,10 @@ def packed_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]
     ],
 )
 def test_what_cuda_takes_computes_the_same(
-    packed_kernels: Callable[[str], list[Any]], kernel: str, name: str, asks: Any, key_heads: int, room: int
+    packed_kernels: Callable[[str], list[Any]], kernel: str, name: str, asks: Any, key_heads: int, keys: str
 ) -> None:
     for pairs in ([(5, 6), (5, 6), (0, 3), (4, 0), (1, 6), (3, 2)], [(2, 0)], [(0, 2)], []):
-        tensors, where, _ = inputs(fits(name, pairs), key_heads=key_heads, room=room)
+        tensors, where, _ = inputs(fits(name, pairs), key_heads=key_heads, keys=keys)
         with backend("plain"):
             expected = with_gradients(attend(*tensors, **where, **PATTERNS[name]), tensors)
         asked = packed_kernels(kernel)

@@ -161,10 +161,11 @@ def test_cross_attention_equals_one_at_a_time(path: str, kv_heads: int, pairs: l
 def test_a_remembered_memory_is_selected_by_its_last_two() -> None:
     layer = CrossAttention(8, 2).double()
     memory, others = torch.randn(9, 8).double(), torch.tensor([4, 0, 5])
-    k, v, starts, lengths = layer.remember(memory, others)
+    k, v, rows, lengths = layer.remember(memory, others)
     beams = torch.tensor([2, 2, 0, 1])
+    layout, where = Layout(lengths).select(beams)
     x = torch.randn(4, 8).double()
-    out = layer.core(x, torch.ones(4, dtype=torch.int64), [k, v, starts[beams], lengths[beams]])
+    out = layer.core(x, torch.ones(4, dtype=torch.int64), [k, v, rows[where], layout.lengths])
     parts = [split(memory, others)[i] for i in beams.tolist()]
     expected = [reference.cross_attention(layer, row[None], part) for row, part in zip(x, parts, strict=True)]
     assert torch.allclose(out, torch.cat(expected), atol=1e-12)
@@ -175,8 +176,7 @@ def test_a_remembered_memory_is_selected_by_its_last_two() -> None:
 
 def rows(state: list[Tensor]) -> list[list[Tensor]]:
     """Keys and values of every sequence, wherever they lie."""
-    spans = [slice(start, start + length) for start, length in zip(*(x.tolist() for x in state[-2:]), strict=True)]
-    return [[tensor[span] for span in spans] for tensor in state[:-3]]
+    return [[tensor[where] for where in split(state[-2], state[-1])] for tensor in state[:-3]]
 
 
 @pytest.mark.parametrize("recording", [False, True])
@@ -255,13 +255,21 @@ def test_a_state_may_be_continued_twice_and_sequences_may_repeat(steps: int) -> 
     beams = [2, 2, 0, 3, 2]
     hidden, chosen = encoder.step(torch.tensor([1, 2, 3, 4, 5]), state.select(torch.tensor(beams)))
     assert right(encoder, hidden, [[*read[i], t] for i, t in zip(beams, (1, 2, 3, 4, 5), strict=True)])
-    joined = State.cat([chosen.select(torch.tensor([4, 1])), state.select(torch.tensor([1]))])
-    hidden, _ = encoder.step(torch.tensor([1, 1, 1]), joined)
-    assert right(encoder, hidden, [[*read[2], 5, 1], [*read[2], 2, 1], [*read[1], 1]])
+    _, other = encoder(Ragged.from_list([torch.tensor([7, 8])]))
+    for parts, expected in (
+        (
+            [chosen.select(torch.tensor([4, 1])), state.select(torch.tensor([1]))],
+            [[*read[2], 5], [*read[2], 2], read[1]],
+        ),
+        ([state.select(torch.tensor([0])), other, chosen.select(torch.tensor([3]))], [read[0], [7, 8], [*read[3], 4]]),
+        ([other.select(torch.tensor([], dtype=torch.int64)), state.select(torch.tensor([1]))], [read[1]]),
+    ):
+        hidden, _ = encoder.step(torch.ones(len(expected), dtype=torch.int64), State.cat(parts))
+        assert right(encoder, hidden, [[*one, 1] for one in expected])
 
 
 @torch.no_grad()
-def test_copies_of_a_sequence_do_not_share_the_row_behind_it() -> None:
+def test_copies_of_a_sequence_do_not_share_what_they_add() -> None:
     encoder, state, read = encoder_after([3, 1], 2)  # there is room, and nobody has written there
     hidden, after = encoder.step(torch.tensor([1, 2, 3]), state.select(torch.tensor([1, 0, 1])))
     assert right(encoder, hidden, [[*read[1], 1], [*read[0], 2], [*read[1], 3]])
@@ -270,15 +278,18 @@ def test_copies_of_a_sequence_do_not_share_the_row_behind_it() -> None:
 
 
 @torch.no_grad()
-def test_steps_seldom_move_the_cache_and_selecting_never_does() -> None:
+def test_steps_seldom_move_the_cache_and_selecting_and_joining_never_do() -> None:
     encoder, state, _ = encoder_after([30, 20, 10], 0)
+    nothing = state.select(torch.tensor([], dtype=torch.int64))
     places = set()
     for step in range(100):
         tokens = torch.randint(11, (len(state.lengths),))  # type: ignore[arg-type]
         _, state = encoder.step(tokens, state)
-        if step == 50:
-            place = state.tensors[0].data_ptr()
-            state = state.select(torch.tensor([2, 0]))
-            assert state.tensors[0].data_ptr() == place
-        places.add(state.tensors[0].data_ptr())
-    assert len(places) <= 4
+        place = state.tensors[0].data_ptr()
+        if step % 20 == 10:
+            state = state.select(torch.tensor([2, 0, 0]))
+        state = State.cat([nothing, state.select(torch.tensor([0])), state.select(torch.tensor([1, 2]))])
+        assert state.tensors[0].data_ptr() == place
+        places.add(place)
+    assert len(places) <= 5
+    assert state.tensors[0].shape[0] < 1.5 * int(state.lengths.sum()) + 100  # copies share what they have in common

@@ -15,7 +15,7 @@
 namespace {
 
 struct Batch {
-    const long *starts, *lengths, *key_starts, *key_lengths;
+    const long *starts, *lengths, *key_starts, *key_lengths, *key_rows;  // the last may be 0: keys lie in order
     long sequences, heads, key_heads, width;
     long causal, window;  // window 0: any distance
 };
@@ -125,6 +125,24 @@ void few_scores(long rows, long n, long width, const T* q, long q_row, const T* 
         }
 }
 
+// The keys, or values, of a sequence, one head of them: where they lie if that is row after row; else copied.
+template <class T> struct Rows {
+    const T* at;
+    long row;
+    Rows(const T* from, long from_row, const Batch& b, long s, const Mask& mask, std::vector<T>& copied) {
+        const long* rows = b.key_rows ? b.key_rows + b.key_starts[s] : nullptr;
+        const long first = !rows ? b.key_starts[s] : mask.key_length ? rows[0] : 0;
+        at = from + first * from_row, row = from_row;
+        long j = 0;
+        while (rows && j < mask.key_length && rows[j] == first + j) ++j;
+        if (!rows || j == mask.key_length) return;
+        copied.resize(mask.key_length * b.width);
+        for (j = mask.length ? mask.first(0) / Vector<T>::size * Vector<T>::size : mask.key_length; j < mask.key_length; ++j)
+            std::memcpy(copied.data() + j * b.width, from + rows[j] * from_row, b.width * sizeof(T));
+        at = copied.data(), row = b.width;
+    }
+};
+
 template <class T>
 void forward(const Batch b, int threads, const T* q, long q_row, const T* k, long k_row, const T* v, long v_row, T* out,
              T* log_sums) {
@@ -133,18 +151,19 @@ void forward(const Batch b, int threads, const T* q, long q_row, const T* k, lon
     const T scale = 1 / std::sqrt(T(K));
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<T> keys, scores;
+        std::vector<T> keys, scores, own_keys, own_values;
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < tasks; ++task) {
             const long s = task / b.key_heads, key_head = task % b.key_heads;
             const Mask mask{b.lengths[s], b.key_lengths[s], b.causal, b.window};
             const long columns = padded(mask.key_length, W), block = mask.block(sizeof(T));
-            const T *k_at = k + b.key_starts[s] * k_row + key_head * K, *v_at = v + b.key_starts[s] * v_row + key_head * K;
+            const Rows<T> of_k(k + key_head * K, k_row, b, s, mask, own_keys);
+            const Rows<T> of_v(v + key_head * K, v_row, b, s, mask, own_values);
             const bool few = mask.length < 4;
             scores.resize(block * columns);
             if (!few) {
                 keys.resize(K * columns);
-                transpose(k_at, k_row, mask.key_length, K, keys.data(), columns);
+                transpose(of_k.at, of_k.row, mask.key_length, K, keys.data(), columns);
             }
             for (long head = key_head * group; head < (key_head + 1) * group; ++head)
                 for (long i = 0; i < mask.length; i += block) {
@@ -153,14 +172,14 @@ void forward(const Batch b, int threads, const T* q, long q_row, const T* k, lon
                     block_keys<T>(mask, i, rows, begin, end);
                     const long n = padded(end - begin, W);
                     const T* q_at = q + row * q_row + head * K;
-                    if (few) few_scores(rows, end - begin, K, q_at, q_row, k_at + begin * k_row, k_row, scores.data(), n);
+                    if (few) few_scores(rows, end - begin, K, q_at, q_row, of_k.at + begin * of_k.row, of_k.row, scores.data(), n);
                     else product<T, false, false>(rows, n, K, q_at, q_row, 1, keys.data() + begin, columns,
                                                   scores.data(), n);
                     for (long r = 0; r < rows; ++r)
                         softmax(scores.data() + r * n, n, mask, i + r, begin, scale,
                                 log_sums + (row + r) * b.heads + head);
-                    product<T, false, false>(rows, K, end - begin, scores.data(), n, 1, v_at + begin * v_row, v_row,
-                                             out + row * out_row + head * K, out_row);
+                    product<T, false, false>(rows, K, end - begin, scores.data(), n, 1, of_v.at + begin * of_v.row,
+                                             of_v.row, out + row * out_row + head * K, out_row);
                 }
         }
     }
