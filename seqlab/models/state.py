@@ -26,6 +26,18 @@ class State:
     lengths: Tensor | None = None
     cache: tuple[Tensor, Tensor] | None = None
 
+    @staticmethod
+    def of_cache(tensors: list[Tensor]) -> State:
+        """From a cache, the list in which layers carry it."""
+        *keys_and_values, taken, starts, lengths = tensors
+        return State(keys_and_values, lengths, (taken, starts))
+
+    def as_cache(self) -> list[Tensor]:
+        """The list again."""
+        assert self.lengths is not None
+        assert self.cache is not None
+        return [*self.tensors, *self.cache, self.lengths]
+
     def select(self, indices: Tensor) -> State:
         """The chosen sequences, in the order given: drops the finished, reorders and repeats beams."""
         if self.lengths is None:
@@ -54,3 +66,33 @@ class State:
         begin = sizes.cumsum(0) - sizes
         starts = torch.cat([starts + first for (_, starts), first in zip(caches, begin, strict=True)])
         return State(tensors, torch.cat(lengths), (torch.cat([taken for taken, _ in caches]), starts))
+
+
+@dataclass(frozen=True)
+class Seq2SeqState:
+    """What a decoder knows of every sequence, in batch order.
+
+    memory  of the source: a cache that nobody adds to, so that to select sequences is to select where their rows lie;
+            without attention its lengths alone
+    past    of the target read so far
+    """
+
+    memory: State
+    past: State
+
+    def after(self, past: State) -> Seq2SeqState:
+        """The same source, further on in the target."""
+        return Seq2SeqState(self.memory, past)
+
+    def select(self, indices: Tensor) -> Seq2SeqState:
+        """See `State.select`."""
+        return Seq2SeqState(self.memory.select(indices), self.past.select(indices))
+
+    def detach(self) -> Seq2SeqState:
+        """See `State.detach`."""
+        return Seq2SeqState(self.memory.detach(), self.past.detach())
+
+    @staticmethod
+    def cat(states: Sequence[Seq2SeqState]) -> Seq2SeqState:
+        """See `State.cat`."""
+        return Seq2SeqState(State.cat([state.memory for state in states]), State.cat([state.past for state in states]))
