@@ -184,8 +184,7 @@ def cross_attention(layer: CrossAttention, x_LD: Tensor, memory_MD: Tensor) -> T
     rows = [x_LD.new_zeros(0, x_LD.shape[1])]
     for x_D in x_LD:
         heads = []
-        for h in range(layer.heads):
-            q = layer.query(x_D)[h * head_width : (h + 1) * head_width]
+        for h, q in enumerate(layer.query(x_D).split(head_width)):
             g = h // (layer.heads // layer.kv_heads)
             k, v = (keys_and_values[:, (half * layer.kv_heads + g) * head_width :][:, :head_width] for half in (0, 1))
             heads.append(torch.softmax(k @ q / math.sqrt(head_width), 0) @ v if len(memory_MD) else 0 * q)
@@ -199,8 +198,8 @@ def global_attention(layer: GlobalAttention, x_LD: Tensor, memory_MD: Tensor) ->
     for h_D in x_LD:
         context = h_D.new_zeros(memory_MD.shape[1])
         if len(memory_MD):
-            scores = [h_D @ layer.query.weight.t() @ s_D / math.sqrt(len(s_D)) for s_D in memory_MD]
-            context = torch.softmax(torch.stack(scores), 0) @ memory_MD
+            scores_M = memory_MD @ (layer.query.weight @ h_D) / math.sqrt(memory_MD.shape[1])
+            context = torch.softmax(scores_M, 0) @ memory_MD
         rows.append(torch.tanh(layer.combine(torch.cat([context, h_D])))[None])
     return torch.cat(rows)
 

@@ -71,6 +71,7 @@ class Seq2Seq(nn.Module):
     def encode(self, source: Ragged, prefix: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole pairs, as training reads them: hidden [T', D] of the target tokens in `prefix`, each of which has seen
         the source [T] and the tokens up to itself; and the sum over the source of each of `costs`."""
+        _require_one_each(prefix, source.lengths)
         memory, costs, last = self.encoder.read(source)
         return self.decoder.encode(prefix, memory, last), costs
 
@@ -81,6 +82,7 @@ class Seq2Seq(nn.Module):
 
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
         """Target tokens [T'] to hidden [T', D], and the state to continue from."""
+        _require_one_each(tokens, state.memory.lengths)
         return self.decoder(tokens, state)
 
     def step(self, tokens_B: Tensor, state: Seq2SeqState) -> tuple[Tensor, Seq2SeqState]:
@@ -91,3 +93,8 @@ class Seq2Seq(nn.Module):
         """Useful FLOPs of a training step in which every target token predicts the next; see `SequenceLayer.flops`."""
         decoder = self.decoder.flops(target_lengths, source_lengths)
         return self.encoder.flops(source_lengths) + decoder + self.head.flops(int(target_lengths.sum()))
+
+
+def _require_one_each(targets: Ragged, source_lengths: Tensor | None) -> None:
+    if source_lengths is not None and len(targets) != len(source_lengths):
+        raise ValueError(f"got {len(targets)} targets and {len(source_lengths)} sources: one each is expected")

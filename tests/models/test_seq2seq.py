@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from counting import counted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from my_module import MyCell
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from seqlab.configuration import conf_folder
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
+from seqlab.layers import attend as attend_module
 from seqlab.layers import attend_tiles, reference
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.kernels import kernels
 from seqlab.layers.positions import LearnedPositions, RelativePositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell
@@ -202,6 +205,26 @@ def test_states_select_repeat_reorder_and_join_while_decoding(name: str, steps: 
     assert close([hidden_BD], [torch.stack(expected)])
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "universal"])
+@settings(max_examples=8)
+@given(lengths=st.lists(st.tuples(st.sampled_from([1, 3, 6]), st.sampled_from([1, 2, 5])), max_size=4))
+@example(lengths=[(5, 3), (1, 7), (4, 1)])
+def test_the_model_claims_what_its_equations_cost(name: str, lengths: list[tuple[int, int]]) -> None:
+    """Of no empty side: alone, that has no gradient; in a batch it has one, of zeros."""
+    model = make(name)
+    for module in model.modules():
+        if hasattr(module, "initial_state") and not isinstance(module, RecurrentStack):  # as if trained
+            begin = module.initial_state
+            module.initial_state = lambda batch, begin=begin: [x.requires_grad_() for x in begin(batch)]
+    source, prefix = pairs(lengths)
+
+    def one_at_a_time() -> Tensor:
+        hidden = [alone(model, *pair) for pair in zip(source.to_list(), prefix.to_list(), strict=True)]
+        return model.head.loss(torch.cat([model.head.weight[:0], *hidden]), prefix.values)
+
+    assert model.flops(source.lengths, prefix.lengths) == counted(one_at_a_time)
+
+
 @torch.no_grad()
 def test_selecting_moves_no_row_of_the_source() -> None:
     for name in ("lstm", "rotary"):
@@ -235,6 +258,27 @@ def test_what_cannot_be_says_so() -> None:
         Seq2Seq(recurrent(GRUCell), SOURCES, TARGETS, decoder_layers=0)
     with pytest.raises(ValueError, match=r"attention=false .* model=lstm"):
         Seq2Seq(transformer(RotaryPositions), SOURCES, TARGETS, attention=False)
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("name", ["lstm", "rotary"])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_targets_without_a_source_are_refused(name: str, path: str, targets: int) -> None:
+    model = make(name)
+    source, prefix = pairs([(3, 2), (4, 2), (2, 2)])[0].select([0, 1]), pairs([(1, 2)] * targets)[1]
+    with backend(path), pytest.raises(ValueError, match=rf"{targets} targets and 2 sources"):  # type: ignore[arg-type]
+        model.encode(source, prefix)
+    with backend(path), pytest.raises(ValueError, match=rf"{targets} targets and 2 sources"):  # type: ignore[arg-type]
+        model(prefix, model.remember(source))
+
+
+def test_a_run_tells_what_looks_at_the_source() -> None:
+    for name in ("lstm", "rotary"):
+        words = kernels(make(name), torch.device("cpu"), torch.float32)
+        assert words["attention to the source"] == attend_module.in_words(torch.device("cpu"), torch.float32, 8)
+    assert "attention to the source" not in kernels(make("lstm, no attention"), torch.device("cpu"), torch.float32)
+    weighted = Seq2Seq(transformer(relative, attention_dropout=0.1), SOURCES, TARGETS)
+    assert "explicit" in kernels(weighted, torch.device("cpu"), torch.float32)["attention to the source"]
 
 
 def test_only_known_positions_limit_a_target() -> None:
