@@ -140,6 +140,19 @@ class CrossAttention(nn.Module):
         self.out = Linear(width, width)
 
     @torch.jit.unused
+    def kernel(self, device: torch.device, dtype: torch.dtype) -> str:
+        """What computes its attention while training, in words."""
+        grouped = self.kv_heads != self.heads
+        return in_words(device, dtype, self.out.in_features // self.heads, False, grouped, self.dropout > 0)
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
+        """See `SequenceLayer.flops`; of a memory of these lengths [B]."""
+        weights = self.query.weight.numel() + self.out.weight.numel()
+        rows = weights * int(lengths.sum()) + self.key_value.weight.numel() * int(memory_lengths.sum())
+        return 6.0 * rows + 12.0 * self.out.in_features * int((lengths * memory_lengths).sum())
+
+    @torch.jit.unused
     def forward(self, x: Ragged, memory: Ragged) -> Ragged:
         """[T, D] reads [T', D'], to [T, D]."""
         return x.with_values(self.core(x.values, x.lengths, self.remember(memory.values, memory.lengths)))

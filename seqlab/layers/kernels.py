@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from seqlab.layers import product, scan, unroll
-from seqlab.layers.attention import SelfAttention
+from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.cells import GatedCell
+from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.rnn import Recurrence
 from seqlab.layers.scan import MinimalCell
 from seqlab.layers.transformer import TransformerBlock
@@ -20,6 +21,8 @@ def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[
     for module in model.modules():
         if isinstance(module, SelfAttention):
             words["attention"] = module.kernel(device, dtype)
+        if isinstance(module, CrossAttention | GlobalAttention):
+            words["attention to the source"] = module.kernel(device, dtype)
         if isinstance(module, UniversalTransformer):
             words["attention"] = "torch's own on runs of equal length"
         if isinstance(module, TransformerBlock) and module.compiler is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
+from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import Recurrence, RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
@@ -95,27 +96,36 @@ def step(cell: nn.Module, x_D: Tensor, state: list[Tensor]) -> tuple[Tensor, lis
     return output_1H[0], state
 
 
-def recurrence(layer: Recurrence, x_LD: Tensor) -> list[Tensor]:
-    """The outputs of one direction, in the order of the tokens."""
-    state = layer.cell.initial_state(1)
+def recurrence(layer: Recurrence, x_LD: Tensor, state: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs of one direction, in the order of the tokens, and the state after the last that it reads."""
     outputs = []
     for x_D in x_LD.flip(0) if layer.reverse else x_LD:
         output, state = step(layer.cell, x_D, state)
         outputs.append(output)
-    return outputs[::-1] if layer.reverse else outputs
+    return outputs[::-1] if layer.reverse else outputs, state
 
 
-def recurrent_stack(stack: RecurrentStack, x_LD: Tensor) -> Tensor:
-    """[L, D] to [L, H], without dropout; L may be 0."""
+def recurrent_stack(
+    stack: RecurrentStack, x_LD: Tensor, begin: list[list[Tensor]] | None = None
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """[L, D] to [L, H], without dropout, and the states at the end of all directions; L may be 0.
+
+    They begin with `begin`, or each in its initial state.
+    """
     y = x_LD
+    ends: list[list[Tensor]] = []
     for layer in stack.layers:
         x = y
-        directions = [recurrence(one, x) for one in layer]
+        directions = []
+        for one in layer:
+            outputs, end = recurrence(one, x, begin[len(ends)] if begin else one.cell.initial_state(1))
+            directions.append(outputs)
+            ends.append(end)
         rows = [torch.cat(outputs) for outputs in zip(*directions, strict=True)]
         y = torch.stack(rows) if rows else x.new_zeros(0, stack.output_size)
         if stack.residual and y.shape == x.shape:
             y = y + x
-    return y
+    return y, ends
 
 
 def rotate(positions: Positions, q_LHK: Tensor) -> Tensor:
@@ -174,12 +184,23 @@ def cross_attention(layer: CrossAttention, x_LD: Tensor, memory_MD: Tensor) -> T
     rows = [x_LD.new_zeros(0, x_LD.shape[1])]
     for x_D in x_LD:
         heads = []
-        for h in range(layer.heads):
-            q = layer.query(x_D)[h * head_width : (h + 1) * head_width]
+        for h, q in enumerate(layer.query(x_D).split(head_width)):
             g = h // (layer.heads // layer.kv_heads)
             k, v = (keys_and_values[:, (half * layer.kv_heads + g) * head_width :][:, :head_width] for half in (0, 1))
             heads.append(torch.softmax(k @ q / math.sqrt(head_width), 0) @ v if len(memory_MD) else 0 * q)
         rows.append(layer.out(torch.cat(heads))[None])
+    return torch.cat(rows)
+
+
+def global_attention(layer: GlobalAttention, x_LD: Tensor, memory_MD: Tensor) -> Tensor:
+    """Luong, Pham & Manning 2015, equations 5, 7 and 8 (general), with a root; nothing to read gives a context of 0."""
+    rows = [x_LD.new_zeros(0, x_LD.shape[1])]
+    for h_D in x_LD:
+        context = h_D.new_zeros(memory_MD.shape[1])
+        if len(memory_MD):
+            scores_M = memory_MD @ (layer.query.weight @ h_D) / math.sqrt(memory_MD.shape[1])
+            context = torch.softmax(scores_M, 0) @ memory_MD
+        rows.append(torch.tanh(layer.combine(torch.cat([context, h_D])))[None])
     return torch.cat(rows)
 
 
@@ -202,17 +223,19 @@ def mlp(layers: nn.Sequential, x_LD: Tensor) -> Tensor:
     return last(hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
 
 
-def transformer_block(block: TransformerBlock, x_LD: Tensor) -> Tensor:
-    """Xiong et al. 2020, figure 1 (b), without dropout."""
+def transformer_block(block: TransformerBlock, x_LD: Tensor, memory_MD: Tensor | None) -> Tensor:
+    """Xiong et al. 2020, figure 1 (b), without dropout; with a memory as in Vaswani et al. 2017, section 3.1."""
     x_LD = x_LD + self_attention(block.attention, norm(block.attention_norm, x_LD))
+    if block.cross is not None and memory_MD is not None:
+        x_LD = x_LD + cross_attention(block.cross, norm(block.cross_norm, x_LD), memory_MD)
     return x_LD + mlp(block.mlp, norm(block.mlp_norm, x_LD))
 
 
-def transformer_stack(stack: TransformerStack, x_LD: Tensor) -> Tensor:
+def transformer_stack(stack: TransformerStack, x_LD: Tensor, memory_MD: Tensor | None = None) -> Tensor:
     """[L, D] to [L, D]; L may be 0."""
     for block in stack.blocks:
         assert isinstance(block, TransformerBlock)
-        x_LD = transformer_block(block, x_LD)
+        x_LD = transformer_block(block, x_LD, memory_MD)
     return norm(stack.norm, x_LD)
 
 
@@ -274,4 +297,4 @@ def stack(layer: nn.Module, x_LD: Tensor) -> Tensor:
     """Whichever of the stacks it is."""
     if isinstance(layer, UniversalTransformer):
         return universal_transformer(layer, x_LD)[0]
-    return recurrent_stack(layer, x_LD) if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)
+    return recurrent_stack(layer, x_LD)[0] if isinstance(layer, RecurrentStack) else transformer_stack(layer, x_LD)

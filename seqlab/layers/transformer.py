@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqlab.layers.attention import SelfAttention
+from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend, is_fast
 from seqlab.layers.cache import make_room, tight
 from seqlab.layers.layer import SequenceLayer
@@ -42,7 +42,7 @@ def make_norm(width: int, kind: Norm) -> nn.Module:
 
 
 class TransformerBlock(SequenceLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """x + attention(norm(x)), then x + mlp(norm(x)); in a decoder, x + cross_attention(norm(x), memory) between them.
 
     Args:
         width, heads, causal, positions, kv_heads, window: see `SelfAttention`.
@@ -53,6 +53,7 @@ class TransformerBlock(SequenceLayer):
         norm: "layer" or "rms".
         checkpointing: while training, keep only what comes in, and compute the rest once more for the backward pass
             (Chen et al. 2016). The block then keeps no keys and values to continue from.
+        memory_width: width of the memory that a decoder's block reads; None: there is none.
     """
 
     def __init__(
@@ -69,10 +70,16 @@ class TransformerBlock(SequenceLayer):
         activation: Activation = "gelu",
         norm: Norm = "layer",
         checkpointing: bool = False,
+        memory_width: int | None = None,
     ) -> None:
         super().__init__()
         self.attention_norm = make_norm(width, norm)
         self.attention = SelfAttention(width, heads, causal, positions, kv_heads, window, attention_dropout)
+        self.cross_norm: nn.Module = nn.Identity()
+        self.cross: CrossAttention | None = None
+        if memory_width is not None:
+            self.cross_norm = make_norm(width, norm)
+            self.cross = CrossAttention(width, heads, memory_width, kv_heads, attention_dropout)
         self.mlp_norm = make_norm(width, norm)
         self.mlp = make_mlp(width, mlp_width, activation)
         self.dropout = nn.Dropout(dropout)
@@ -82,71 +89,88 @@ class TransformerBlock(SequenceLayer):
     @torch.jit.unused
     def initialize(self, blocks: int) -> None:
         """Small weights; those that write into the sum over blocks smaller still (Radford et al. 2019, section 2.3)."""
-        scale = (2 * blocks) ** -0.5
-        for linear, std in (
-            (self.attention.qkv, 0.02),
-            (self.attention.out, 0.02 * scale),
-            (self.mlp[0], 0.02),
-            (self.mlp[2], 0.02 * scale),
-        ):
-            nn.init.normal_(linear.weight, std=std)
+        cross = [] if self.cross is None else [self.cross.query, self.cross.key_value, self.cross.out]
+        writers = [self.attention.out, *cross[2:], self.mlp[2]]
+        for linear in (self.attention.qkv, self.attention.out, *cross, self.mlp[0], self.mlp[2]):
+            scale = (len(writers) * blocks) ** -0.5 if linear in writers else 1.0
+            nn.init.normal_(linear.weight, std=0.02 * scale)
             nn.init.zeros_(linear.bias)
 
     @torch.jit.unused
-    def flops(self, lengths: Tensor) -> float:
+    def flops(self, lengths: Tensor, memory_lengths: Tensor | None = None) -> float:
         weights = sum(parameter.numel() for parameter in self.mlp.parameters() if parameter.dim() == 2)
-        return self.attention.flops(lengths) + 6.0 * weights * int(lengths.sum())
+        cross = 0.0 if self.cross is None or memory_lengths is None else self.cross.flops(lengths, memory_lengths)
+        return self.attention.flops(lengths) + cross + 6.0 * weights * int(lengths.sum())
 
     @torch.jit.export
     def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+        self,
+        values: Tensor,
+        lengths: Tensor | None,
+        state: list[Tensor] | None = None,
+        memory: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """`state`: see `SelfAttention.core`."""
+        """`state`: see `SelfAttention.core`; `memory`: what `CrossAttention.remember` gave."""
         if not torch.jit.is_scripting():
             if state is None:
-                return self.read(values, lengths)
-        return self.parts(values, lengths, state)
+                return self.read(values, lengths, memory)
+        return self.parts(values, lengths, state, memory)
 
-    def parts(self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+    def parts(
+        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None, memory: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
         """The equation."""
         attended, kept = self.attention.core(self.attention_norm(values), lengths, state)
         x = values + self.dropout(attended)
+        if self.cross is not None:
+            assert memory is not None, "the blocks of a decoder read a memory"
+            x = x + self.dropout(self.cross.core(self.cross_norm(x), lengths, memory))
         return x + self.dropout(self.mlp(self.mlp_norm(x))), kept
 
     @torch.jit.unused
-    def read(self, values: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    def read(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Sequences from their beginning: compiled, checkpointed, both or neither."""
         parts = self.parts
         # A compiler makes a graph of its own for one row or none; such a batch is not worth one.
-        if self.compiler is not None and lengths is not None and values.shape[0] > 1 and is_fast():
+        several = values.shape[0] > 1 and (memory is None or memory[0].shape[0] > 1)
+        if self.compiler is not None and lengths is not None and several and is_fast():
             parts = partial(_compiled, self.compiler, self)
         if self.checkpointing and self.training and torch.is_grad_enabled():
             path: Literal["fast", "plain"] = "fast" if is_fast() else "plain"
 
             def again(x: Tensor) -> Tensor:
                 with backend(path):  # wherever the backward pass is called from
-                    return parts(x, lengths, None)[0]
+                    return parts(x, lengths, None, memory)[0]
 
             return checkpoint(again, values, use_reentrant=False), []
-        return parts(values, lengths, None)
+        return parts(values, lengths, None, memory)
 
 
 @cache
 def _compiler(backend: str | Callable[..., Any]) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """One compiled function for all blocks: those that are alike share their graphs."""
 
-    def parts(block: TransformerBlock, values: Tensor, lengths: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return block.parts(values, lengths, None)
+    def parts(
+        block: TransformerBlock, values: Tensor, lengths: Tensor, memory: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        return block.parts(values, lengths, None, memory)
 
     return torch.compile(parts, backend=backend, fullgraph=True)
 
 
 def _compiled(
-    backend: str | Callable[..., Any], block: TransformerBlock, values: Tensor, lengths: Tensor, _: None
+    backend: str | Callable[..., Any],
+    block: TransformerBlock,
+    values: Tensor,
+    lengths: Tensor,
+    _: None,
+    memory: list[Tensor] | None,
 ) -> Any:
-    torch._dynamo.mark_dynamic(values, 0)
-    torch._dynamo.decorators.mark_unbacked(lengths, 0)  # any number of sequences, 1 among them
-    return _compiler(backend)(block, values, lengths)
+    for rows in (values, *(memory or [])[:2]):
+        torch._dynamo.mark_dynamic(rows, 0)
+    for sequences in (lengths, *(memory or [])[2:]):
+        torch._dynamo.decorators.mark_unbacked(sequences, 0)  # any number of sequences, 1 among them
+    return _compiler(backend)(block, values, lengths, memory)
 
 
 def compile_blocks(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
@@ -170,7 +194,8 @@ class TransformerStack(SequenceLayer):
 
     Args:
         layers: how many blocks.
-        width, heads, mlp_width, causal, positions, dropout, options: see `TransformerBlock`.
+        width, heads, mlp_width, causal, positions, dropout, options: see `TransformerBlock`. With `memory_width` it is
+            the stack of a decoder, whose `core` wants the memory.
     """
 
     def __init__(
@@ -193,13 +218,30 @@ class TransformerStack(SequenceLayer):
             block.initialize(blocks=layers)
 
     @torch.jit.unused
-    def flops(self, lengths: Tensor) -> float:
-        return sum(block.flops(lengths) for block in self.blocks)
+    def flops(self, lengths: Tensor, memory_lengths: Tensor | None = None) -> float:
+        return sum(block.flops(lengths, memory_lengths) for block in self.blocks)
+
+    @torch.jit.export
+    def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
+        """Keys and values of the memory for every block, as a cache (cache.py) that nobody adds to.
+
+        Of a dense memory [N, L', D'] keys and values alone.
+        """
+        kept: list[Tensor] = []
+        for block in self.blocks:
+            if block.cross is not None:
+                kept += block.cross.remember(memory, lengths)[:2]
+        return kept if lengths is None else kept + tight(lengths)
 
     @torch.jit.export
     def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+        self,
+        values: Tensor,
+        lengths: Tensor | None,
+        state: list[Tensor] | None = None,
+        memory: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
+        """`memory`: what `remember` gave."""
         x = values
         end: list[Tensor] = [] if lengths is None else tight(lengths)
         place: list[Tensor] = []
@@ -214,6 +256,9 @@ class TransformerStack(SequenceLayer):
         after: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             past = None if state is None else state[2 * i : 2 * i + 2] + place
-            x, kept = block.core(x, lengths, past)
+            source = memory
+            if memory is not None:
+                source = memory[2 * i : 2 * i + 2] + ([] if lengths is None else memory[-2:])
+            x, kept = block.core(x, lengths, past, source)
             after += kept
         return self.norm(x), after + end

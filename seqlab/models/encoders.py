@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from seqlab.layers.positions import NoPositions, Positions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import Activation, Norm, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
+from seqlab.models.decoders import Decoder, RecurrentDecoder, TransformerDecoder
 from seqlab.models.state import State
 from seqlab.ragged import Layout, Ragged
 
@@ -23,12 +26,16 @@ class Encoder(nn.Module):
 
     `causal` says whether a token's hidden vector depends only on itself and on what came before it; then the encoder
     can continue from a state, and `step` reads one token at a time.
+
+    `counterpart` makes a decoder of the same kind and size, for sequence-to-sequence models: it is called
+    `counterpart(vocabulary, memory_width)`, and takes the arguments of that decoder to change them.
     """
 
     embedding: Embedding
     stack: RecurrentStack | TransformerStack | UniversalTransformer
     output_size: int
     causal: bool
+    counterpart: Callable[..., Decoder]
 
     @property
     def max_length(self) -> int | None:
@@ -43,6 +50,11 @@ class Encoder(nn.Module):
     def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
         return self(tokens)[0], {}
+
+    def read(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor], list[Tensor]]:
+        """Whole sequences, as a decoder wants them: what `encode` gives, and the tensors [B, ...], layer by layer, that
+        a recurrent decoder's state begins with; none but a recurrent encoder has any."""
+        return *self.encode(tokens), []
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
@@ -102,6 +114,21 @@ class RecurrentEncoder(Encoder):
         self.dropout = nn.Dropout(outside)
         self.output_size = self.stack.output_size
         self.causal = not bidirectional
+        self.counterpart = partial(
+            RecurrentDecoder, cell=cell, width=width, layers=layers, dropout=dropout, residual=residual,
+            variational=variational,
+        )  # fmt: skip
+
+    def read(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor], list[Tensor]]:
+        """The last state of each layer; where that reads both ways the mean of two, which stays where states lie."""
+        hidden, state = self(tokens)
+        if self.causal:
+            return hidden, {}, state.tensors
+        size, last = self.stack.state_size, []
+        for i in range(0, len(state.tensors), 2 * size):
+            pairs = zip(state.tensors[i : i + size], state.tensors[i + size : i + 2 * size], strict=True)
+            last += [(forward + backward) / 2 for forward, backward in pairs]
+        return hidden, {}, last
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         hidden, state = super().forward(tokens, state)
@@ -160,13 +187,17 @@ class TransformerEncoder(Encoder):
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         # A gate has three maps in place of two: 8 / 3 of the width, in steps of 8, make it as large.
         hidden = mlp_width or (4 * width if activation == "gelu" else 8 * math.ceil(width / 3))
-        self.stack = TransformerStack(
-            width, heads, layers, hidden, causal, scheme, dropout,
-            kv_heads=kv_heads, window=window, attention_dropout=attention_dropout, activation=activation, norm=norm,
-            checkpointing=checkpointing,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "kv_heads": kv_heads, "window": window, "attention_dropout": attention_dropout, "activation": activation,
+            "norm": norm, "checkpointing": checkpointing,
+        }  # fmt: skip
+        self.stack = TransformerStack(width, heads, layers, hidden, causal, scheme, dropout, **options)
         self.output_size = width
         self.causal = causal
+        self.counterpart = partial(
+            TransformerDecoder, positions=positions, width=width, heads=heads, layers=layers, mlp_width=hidden,
+            dropout=dropout, **options,
+        )  # fmt: skip
 
     def pack(self, tensors: list[Tensor]) -> State:
         return State.of_cache(tensors)
@@ -217,6 +248,10 @@ class UniversalEncoder(Encoder):
         self.causal = causal
         self.halts = threshold is not None
         self.ponder_weight = ponder_weight
+        self.counterpart = partial(  # which does not halt: one block for each of the rounds
+            TransformerDecoder, positions=positions, width=width, heads=heads, layers=max_steps, mlp_width=mlp_width,
+            dropout=dropout,
+        )  # fmt: skip
 
     @property
     def costs(self) -> dict[str, float]:

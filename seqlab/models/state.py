@@ -62,3 +62,33 @@ class State:
         tensors = [torch.cat(parts) for parts in zip(*(state.tensors for state in states), strict=True)]
         lengths = [state.lengths for state in states if state.lengths is not None]
         return State(tensors, torch.cat(lengths) if lengths else None)
+
+
+@dataclass(frozen=True)
+class Seq2SeqState:
+    """What a decoder knows of every sequence, in batch order.
+
+    memory  of the source: a cache that nobody adds to, so that to select sequences is to select where their rows lie;
+            without attention its lengths alone
+    past    of the target read so far
+    """
+
+    memory: State
+    past: State
+
+    def after(self, past: State) -> Seq2SeqState:
+        """The same source, further on in the target."""
+        return Seq2SeqState(self.memory, past)
+
+    def select(self, indices: Tensor) -> Seq2SeqState:
+        """See `State.select`."""
+        return Seq2SeqState(self.memory.select(indices), self.past.select(indices))
+
+    def detach(self) -> Seq2SeqState:
+        """See `State.detach`."""
+        return Seq2SeqState(self.memory.detach(), self.past.detach())
+
+    @staticmethod
+    def cat(states: Sequence[Seq2SeqState]) -> Seq2SeqState:
+        """See `State.cat`."""
+        return Seq2SeqState(State.cat([state.memory for state in states]), State.cat([state.past for state in states]))

@@ -151,6 +151,34 @@ def test_nine_tenths_of_the_products_are_compiled(name: str) -> None:
     assert Counting.flops >= 0.9 * eager.flops
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_blocks_of_a_decoder_take_as_many_graphs(checkpointing: bool) -> None:
+    torch.manual_seed(0)
+    stack = TransformerStack(
+        16, 4, 3, 32, True, RotaryPositions(16, 4), memory_width=8, kv_heads=2, checkpointing=checkpointing
+    )
+    twin = copy.deepcopy(stack)
+    graphs = Graphs()
+    compile_blocks(stack, graphs)
+    sources = torch.Generator().manual_seed(2)
+    for i, (x, lengths) in enumerate(batches(30)):
+        others = torch.randint(0, 9, lengths.shape, generator=sources)
+        others = torch.ones_like(others) if i == 4 else others
+        with torch._dynamo.config.patch(error_on_recompile=i > 0):
+            results: list[list[Tensor]] = []
+            for each in (stack, twin):
+                memory = torch.ones(int(others.sum()), 8, requires_grad=True)
+                y = each.core(x, lengths, None, each.remember(memory, others))[0]
+                wanted = [memory, *each.parameters()]
+                total = y.square().sum() + 0 * memory.sum()
+                results.append([y, *torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)])
+                with torch.no_grad():
+                    results[-1].append(each.eval().core(x, lengths, None, each.train().remember(memory, others))[0])
+        assert close(*results)
+    assert graphs.asked == 2
+    assert graphs.looked_at == []
+
+
 def test_a_window_both_ways_compiles() -> None:
     torch.manual_seed(0)
     stack = TransformerStack(16, 4, 2, 32, False, NoPositions(16, 4), window=2)

@@ -13,6 +13,7 @@ from torch.export import Dim
 from seqlab.layers.attention import CrossAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
+from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling
@@ -77,6 +78,26 @@ def test_a_transformer_stack_scripts(scheme: type[NoPositions], causal: bool, op
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("scheme", [RotaryPositions, RelativePositions])
+def test_the_stack_of_a_decoder_scripts(scheme: type[NoPositions], options: dict[str, Any]) -> None:
+    stack = TransformerStack(8, 2, 2, 16, True, scheme(8, 4), memory_width=6, **options).eval()
+    for parameter in stack.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    script = scripted(stack)
+    sources = torch.tensor([2, 4, 0])
+    memory, expected_memory = (each.remember(torch.ones(6, 6), sources) for each in (script, stack))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(memory, expected_memory, strict=True))
+    state: list[Tensor] | None = None
+    expected_state: list[Tensor] | None = None
+    for lengths in ([3, 0, 5], [1, 2, 0]):  # the second continues from the first
+        x = torch.randn(sum(lengths), 8)
+        values, state = script.core(x, torch.tensor(lengths), state, memory)
+        expected, expected_state = stack.core(x, torch.tensor(lengths), expected_state, expected_memory)
+        assert torch.allclose(values, expected, atol=1e-6)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(state, expected_state, strict=True))
+
+
 @pytest.mark.parametrize("threshold", [0.9, None])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_universal_transformer_scripts(causal: bool, threshold: float | None) -> None:
@@ -100,8 +121,8 @@ def test_a_universal_transformer_scripts(causal: bool, threshold: float | None) 
         assert threshold is None or len(layer.ponder(*given)[1].unique()) > 1
 
 
-def test_cross_attention_scripts() -> None:
-    layer = CrossAttention(8, 2, memory_width=6, kv_heads=1)
+@pytest.mark.parametrize("layer", [CrossAttention(8, 2, memory_width=6, kv_heads=1), GlobalAttention(8, 6)])
+def test_attention_to_a_memory_scripts(layer: CrossAttention | GlobalAttention) -> None:
     script = scripted(layer)
     for lengths, memory_lengths in (([3, 0, 5], [2, 4, 0]), ([1], [0]), ([4, 4], [3, 3]), ([0], [2])):
         x, memory = torch.randn(sum(lengths), 8), torch.randn(sum(memory_lengths), 6)
@@ -157,6 +178,34 @@ def test_a_transformer_exports_with_dynamic_count_and_length(
     for shape in ((1, 1, 8), (2, 9, 8), (7, 4, 8)):
         x = torch.randn(shape)
         assert torch.allclose(program.module()(x), stack.equal(x), atol=1e-6)
+
+
+class ToEqual(nn.Module):
+    """The same for the stack of a decoder."""
+
+    def __init__(self, stack: TransformerStack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, x_NLD: Tensor, memory_NLD: Tensor) -> Tensor:
+        return self.stack.core(x_NLD, None, None, self.stack.remember(memory_NLD, None))[0]
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_stack_of_a_decoder_exports(options: dict[str, Any]) -> None:
+    stack = ToEqual(TransformerStack(8, 2, 2, 16, True, RotaryPositions(8, 4), memory_width=6, **options)).eval()
+    count = Dim("sequences", min=1)
+    dynamic = ({0: count, 1: Dim("length", min=1)}, {0: count, 1: Dim("source", min=1)})
+    program = torch.export.export(stack, (torch.randn(3, 5, 8), torch.randn(3, 4, 6)), dynamic_shapes=dynamic)
+    for count, length, source in ((1, 1, 7), (2, 9, 1), (7, 4, 4)):
+        x, memory = torch.randn(count, length, 8), torch.randn(count, source, 6)
+        assert torch.allclose(program.module()(x, memory), stack(x, memory), atol=1e-6)
+        given = (
+            torch.full((count,), length),
+            None,
+            stack.stack.remember(memory.flatten(0, 1), torch.full((count,), source)),
+        )
+        assert torch.allclose(stack(x, memory).flatten(0, 1), stack.stack.core(x.flatten(0, 1), *given)[0], atol=1e-5)
 
 
 def test_a_universal_transformer_says_that_it_cannot_be_exported() -> None:
