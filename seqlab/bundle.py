@@ -34,9 +34,12 @@ FORMAT_VERSION = 1
 PARTS = {
     "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
+    "Tagger": "seqlab.models.tagger.Tagger",
+    "Classifier": "seqlab.models.classifier.Classifier",
     "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
     "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
     "UniversalEncoder": "seqlab.models.encoders.UniversalEncoder",
+    "WordVectors": "seqlab.layers.word_vectors.WordVectors",
     "LSTMCell": "seqlab.layers.cells.LSTMCell",
     "GRUCell": "seqlab.layers.cells.GRUCell",
     "TanhCell": "seqlab.layers.cells.TanhCell",

@@ -1,6 +1,7 @@
 """A linear-chain conditional random field: the head of a tagger whose tags depend on their neighbours.
 
-Lafferty, McCallum & Pereira 2001; on a neural network as in Huang et al. 2015 and Lample et al. 2016, section 2.2. A path y of tags over a sequence has the score
+Lafferty, McCallum & Pereira 2001; on a neural network as in Huang et al. 2015 and Lample et al. 2016, section 2.2. A path
+y of tags over a sequence has the score
 
     start[y_1] + scores[1, y_1] + transitions[y_1, y_2] + scores[2, y_2] + ... + end[y_L]
 
@@ -153,10 +154,10 @@ def viterbi(scores_TC: Tensor, transitions: Tensor, start: Tensor, end: Tensor, 
 class _LogPartition(torch.autograd.Function):
     """`log_partition` in products, with the gradient written out: the fast path.
 
-    The sums of a step are divided by their total, whose logarithm is kept (Rabiner 1989, section V.A). Then a step is one
-    product [b, C] [C, C], and the gradient of all transitions one product over all rows. The numbers are exponentials
-    of differences of scores, in float64, where e^-700 is still a number: as long as twice the range of the transitions
-    and the range of a row's scores stay below that together, nothing that matters is lost.
+    The sums of a step are divided by their total, whose logarithm is kept (Rabiner 1989, section V.A). Then a step is
+    one product [b, C] [C, C], and the gradient of all transitions one product over all rows. The numbers are
+    exponentials of differences of scores, in float64, where e^-700 is still a number: as long as twice the range of the
+    transitions and the range of a row's scores stay below 700 together, nothing that matters is lost.
     """
 
     @staticmethod

@@ -22,13 +22,16 @@ class Encoder(nn.Module):
     """An embedding and a stack of layers.
 
     `causal` says whether a token's hidden vector depends only on itself and on what came before it; then the encoder
-    can continue from a state, and `step` reads one token at a time.
+    can continue from a state, and `step` reads one token at a time. Of the output the last `backward` features come from
+    reading each sequence from its end. In the place of tokens [T] there may be their vectors [T, D], which are then not
+    looked up.
     """
 
     embedding: Embedding
     stack: RecurrentStack | TransformerStack | UniversalTransformer
     output_size: int
     causal: bool
+    backward: int = 0
 
     @property
     def max_length(self) -> int | None:
@@ -102,6 +105,7 @@ class RecurrentEncoder(Encoder):
         self.dropout = nn.Dropout(outside)
         self.output_size = self.stack.output_size
         self.causal = not bidirectional
+        self.backward = width if bidirectional else 0
 
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         hidden, state = super().forward(tokens, state)
