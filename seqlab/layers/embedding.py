@@ -11,6 +11,7 @@ from seqlab.layers.positions import Positions, places
 class Embedding(nn.Module):
     """One trained vector per token, plus what `positions` adds, then dropout.
 
+    Vectors that were made elsewhere, such as `WordVectors`, may come in the place of tokens, to get the rest of it.
     `weight` [V, D] may be shared with the output layer (Press & Wolf 2017): pass it to the head.
     """
 
@@ -22,8 +23,9 @@ class Embedding(nn.Module):
 
     @torch.jit.export
     def core(self, tokens: Tensor, lengths: Tensor | None, starts: Tensor | None = None) -> Tensor:
-        """[T] with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: first positions."""
-        x = nn.functional.embedding(tokens, self.weight)
+        """[T], or vectors [T, D], with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: first
+        positions."""
+        x = tokens if tokens.is_floating_point() else nn.functional.embedding(tokens, self.weight)
         if lengths is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         else:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from seqlab.ragged import Ragged, segments_of
+
+PoolingKind = Literal["mean", "max", "first", "last", "attention"]
 
 
 class Pooling(nn.Module):
@@ -17,6 +21,11 @@ class Pooling(nn.Module):
 
     def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         raise NotImplementedError
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        """Useful FLOPs of a training step, see `SequenceLayer.flops`: those without products have none."""
+        return 0.0
 
 
 class MeanPooling(Pooling):
@@ -44,13 +53,62 @@ class MaxPooling(Pooling):
 
 
 class LastPooling(Pooling):
-    """The last token of each sequence."""
+    """The last token of each sequence, where a reading ends; of the last `backward` features the first token, where a
+    reading from the end does."""
+
+    def __init__(self, backward: int = 0) -> None:
+        super().__init__()
+        self.backward = backward
 
     @torch.jit.export
     def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        forward = values.shape[-1] - self.backward
         if lengths is None:
-            return values[:, -1]
-        last = (lengths.cumsum(0) - 1).to(values.device)
-        filled = lengths.to(values.device) > 0
-        padded = torch.cat([values, values.new_zeros([1, values.shape[1]])])  # so that a row exists to read from
-        return padded[torch.where(filled, last, values.shape[0])]
+            return torch.cat([values[:, -1, :forward], values[:, 0, forward:]], 1)
+        after = lengths.cumsum(0)
+        empty = lengths == 0
+        # One row more, of zeros, so that a row exists to read from.
+        last = (after - 1).masked_fill(empty, values.shape[0]).to(values.device)
+        first = (after - lengths).masked_fill(empty, values.shape[0]).to(values.device)
+        padded = torch.cat([values, values.new_zeros([1, values.shape[1]])])
+        return torch.cat([padded[:, :forward].index_select(0, last), padded[:, forward:].index_select(0, first)], 1)
+
+
+class AttentionPooling(Pooling):
+    """A mean whose weights are a softmax, over the tokens of each sequence, of their products with a trained query.
+
+    As in Yang et al. 2016, section 2.2, on the tokens themselves in place of a hidden layer. At first the plain mean.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(width))
+
+    @torch.jit.export
+    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        scores = values @ self.query.to(values.dtype)
+        if lengths is None:
+            return (scores.softmax(1).unsqueeze(2) * values).sum(1)
+        segments = segments_of(lengths).to(values.device)
+        zeros = scores.new_zeros([lengths.shape[0]])
+        largest = zeros.scatter_reduce(0, segments, scores.detach(), "amax", include_self=False)
+        shares = (scores - largest.index_select(0, segments)).exp()
+        shares = shares / zeros.index_add(0, segments, shares).index_select(0, segments)
+        pooled = values.new_zeros([lengths.shape[0], values.shape[1]])
+        return pooled.index_add(0, segments, shares.unsqueeze(1).to(values.dtype) * values)
+
+    @torch.jit.unused
+    def flops(self, lengths: Tensor) -> float:
+        return 12.0 * self.query.shape[0] * int(lengths.sum())
+
+
+def make_pooling(kind: PoolingKind, width: int, backward: int = 0) -> Pooling:
+    """The pooling of that name, for vectors of `width` of which the last `backward` features read from the end."""
+    makers = {
+        "mean": MeanPooling,
+        "max": MaxPooling,
+        "first": lambda: LastPooling(width),
+        "last": lambda: LastPooling(backward),
+        "attention": lambda: AttentionPooling(width),
+    }
+    return makers[kind]()

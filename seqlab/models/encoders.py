@@ -25,7 +25,9 @@ class Encoder(nn.Module):
     """An embedding and a stack of layers.
 
     `causal` says whether a token's hidden vector depends only on itself and on what came before it; then the encoder
-    can continue from a state, and `step` reads one token at a time.
+    can continue from a state, and `step` reads one token at a time. Of the output the last `backward` features come
+    from reading each sequence from its end. In the place of tokens [T] there may be their vectors [T, D], which are
+    then not looked up.
 
     `counterpart` makes a decoder of the same kind and size, for sequence-to-sequence models: it is called
     `counterpart(vocabulary, memory_width)`, and takes the arguments of that decoder to change them.
@@ -36,6 +38,7 @@ class Encoder(nn.Module):
     output_size: int
     causal: bool
     counterpart: Callable[..., Decoder]
+    backward: int = 0
 
     @property
     def max_length(self) -> int | None:
@@ -114,6 +117,7 @@ class RecurrentEncoder(Encoder):
         self.dropout = nn.Dropout(outside)
         self.output_size = self.stack.output_size
         self.causal = not bidirectional
+        self.backward = width if bidirectional else 0
         self.counterpart = partial(
             RecurrentDecoder, cell=cell, width=width, layers=layers, dropout=dropout, residual=residual,
             variational=variational,
