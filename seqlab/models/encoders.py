@@ -22,9 +22,8 @@ class Encoder(nn.Module):
     """An embedding and a stack of layers.
 
     `causal` says whether a token's hidden vector depends only on itself and on what came before it; then the encoder
-    can continue from a state, and `step` reads one token at a time. Of the output the last `backward` features come from
-    reading each sequence from its end. In the place of tokens [T] there may be their vectors [T, D], which are then not
-    looked up.
+    can continue from a state, and `step` reads one token at a time. The last `backward` features of the output come
+    from reading each sequence from its end. In the place of tokens [T] vectors [T, D] may come, not to be looked up.
     """
 
     embedding: Embedding
