@@ -87,7 +87,7 @@ TRAINER_PARTS = (
 
 # What a task and its model are built to; see `Vocabularies.facts`.
 FACTS = (
-    "vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "lossless", "end",
+    "vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "allowed", "lossless", "end",
     "target_tokenizer",
 )  # fmt: skip
 

@@ -423,7 +423,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["trainer.micro_tokens=20"], "trainer.micro_tokens"),
         (["output_dir=/proc/nothing"], "/proc/nothing"),
         (["output_dir=latin.txt"], "latin.txt"),
-        (["model.bidirectional=true"], "model.bidirectional=false"),
+        (["model.causal=false"], "model.causal=true"),
         (["device=cuda:99"], "device=cuda:99"),
         (["threads=0", "seed=-1"], "threads=0"),
         (["precision=half"], "precision: expected 'float32' or 'bfloat16', got 'half'"),

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from seqlab.ragged import Layout, Ragged
 
+IGNORED = -100  # a target that is not predicted
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -51,6 +53,12 @@ class Batch:
     def size(self) -> int:
         """How many tokens are read."""
         return int(self.sizes.sum())
+
+    @cached_property
+    def predicted(self) -> int:
+        """How many targets are predicted."""
+        values = self.targets.values
+        return len(values) if values.is_floating_point() else int((values != IGNORED).sum())
 
     def select(self, indices: Tensor) -> Batch:
         """The chosen examples, in the order given."""

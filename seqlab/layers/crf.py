@@ -1,7 +1,7 @@
 """A linear-chain conditional random field: the head of a tagger whose tags depend on their neighbours.
 
-Lafferty, McCallum & Pereira 2001; on a neural network as in Huang et al. 2015 and Lample et al. 2016, section 2.2. A path
-y of tags over a sequence has the score
+Lafferty, McCallum & Pereira 2001; on a neural network as in Huang et al. 2015 and Lample et al. 2016, section 2.2. A
+path y of tags over a sequence has the score
 
     start[y_1] + scores[1, y_1] + transitions[y_1, y_2] + scores[2, y_2] + ... + end[y_L]
 

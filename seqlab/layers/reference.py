@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
 
 from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
@@ -21,6 +23,7 @@ from seqlab.layers.rnn import Recurrence, RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import SwiGLU, TransformerBlock, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
+from seqlab.layers.word_vectors import WordVectors
 
 
 def tanh_step(cell: TanhCell, x_D: Tensor, state: list[Tensor]) -> list[Tensor]:
@@ -291,6 +294,31 @@ def embedding(layer: Embedding, tokens_L: Tensor) -> Tensor:
             row = row + torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=row.dtype)
         rows.append(row)
     return torch.stack(rows) if rows else layer.weight[:0]
+
+
+def word_vector(layer: WordVectors, pieces_LD: Tensor, word: int | None) -> Tensor:
+    """Lample et al. 2016, section 4.1, without dropout: the state after the last piece, and that after the first."""
+    forward, backward = (recurrence(one, pieces_LD, one.cell.initial_state(1))[0] for one in layer.recurrence.layers[0])
+    zeros = pieces_LD.new_zeros(layer.recurrence.output_size // 2)
+    parts = [forward[-1], backward[0]] if len(pieces_LD) else [zeros, zeros]
+    if layer.weight is not None:
+        parts.append(layer.weight[word])
+    return layer.out.weight @ torch.cat(parts) + layer.out.bias
+
+
+def crf_paths(head: CRFHead, hidden_LD: Tensor, allowed: bool) -> dict[tuple[int, ...], Tensor]:
+    """Lafferty et al. 2001, section 3: every path of tags and its score, in all, or of those allowed."""
+    scores_LC = hidden_LD @ head.weight.t() + head.bias
+    paths = {}
+    for path in product(range(len(head.bias)), repeat=len(hidden_LD)):
+        steps = list(pairwise(path))
+        legal = all(head.allowed_transitions[i, j] for i, j in steps)
+        legal = legal and (not path or bool(head.allowed_start[path[0]] & head.allowed_end[path[-1]]))
+        if legal or not allowed:
+            parts = [scores_LC[t, tag] for t, tag in enumerate(path)] + [head.transitions[i, j] for i, j in steps]
+            ends = [head.start[path[0]], head.end[path[-1]]] if path else []
+            paths[path] = sum(parts + ends, start=scores_LC.sum() * 0)
+    return paths
 
 
 def stack(layer: nn.Module, x_LD: Tensor) -> Tensor:

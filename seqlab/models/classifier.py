@@ -20,8 +20,8 @@ class Classifier(nn.Module):
         encoder: reads both ways, or the vectors of tokens do not know what follows.
         labels: how many labels there are; None where a number is predicted.
         answer: "one" label, any number of labels ("many"), or a "number".
-        pooling: the "mean" over the tokens; the "max" of each feature; the "first" token; the "last" one, of a recurrence
-            both ways the final state of each; or "attention", a mean weighted by a trained query.
+        pooling: the "mean" over the tokens; the "max" of each feature; the "first" token; the "last" one, or of a
+            recurrence that reads both ways the final state of either; "attention", a mean weighted by a trained query.
         dropout: share of the features of the pooled vector zeroed while training.
         label_smoothing: of one label; see `SoftmaxHead`.
         class_weights: of labels; see `SoftmaxHead` and `SigmoidHead`.
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self,
         encoder: Encoder,
         labels: int | None,
-        answer: Literal["one", "many", "number"] = "one",
+        answer: Literal["one", "many", "number"],
         pooling: PoolingKind = "mean",
         dropout: float = 0.1,
         label_smoothing: float = 0.0,

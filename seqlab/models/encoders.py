@@ -25,9 +25,8 @@ class Encoder(nn.Module):
     """An embedding and a stack of layers.
 
     `causal` says whether a token's hidden vector depends only on itself and on what came before it; then the encoder
-    can continue from a state, and `step` reads one token at a time. Of the output the last `backward` features come
-    from reading each sequence from its end. In the place of tokens [T] there may be their vectors [T, D], which are
-    then not looked up.
+    can continue from a state, and `step` reads one token at a time. The last `backward` features of the output come
+    from reading each sequence from its end. In the place of tokens [T] vectors [T, D] may come, not to be looked up.
 
     `counterpart` makes a decoder of the same kind and size, for sequence-to-sequence models: it is called
     `counterpart(vocabulary, memory_width)`, and takes the arguments of that decoder to change them.
@@ -93,7 +92,8 @@ class RecurrentEncoder(Encoder):
         cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/cells.py.
         width: of the embedding, and of each direction of each layer.
         layers: how many layers.
-        bidirectional: read every sequence from its end as well; the output is then twice as wide, and not causal.
+        causal: a token reads only itself and those before it, as language models need; else every sequence is read
+            from its end as well (Schuster & Paliwal 1997), and the output is twice as wide.
         dropout: share of the values zeroed while training: of the embedding, between layers, and of the output.
         residual: add a layer's input to its output.
         variational: drop the same features at every step of a sequence (Gal & Ghahramani 2016).
@@ -105,7 +105,7 @@ class RecurrentEncoder(Encoder):
         cell: Callable[[int, int], Cell],
         width: int = 256,
         layers: int = 1,
-        bidirectional: bool = False,
+        causal: bool = True,
         dropout: float = 0.1,
         residual: bool = False,
         variational: bool = False,
@@ -113,11 +113,11 @@ class RecurrentEncoder(Encoder):
         super().__init__()
         outside = 0.0 if variational else dropout  # a variational stack drops from its own input and output
         self.embedding = Embedding(vocabulary, width, NoPositions(width, width), outside)
-        self.stack = RecurrentStack(width, width, cell, layers, bidirectional, dropout, residual, variational)
+        self.stack = RecurrentStack(width, width, cell, layers, not causal, dropout, residual, variational)
         self.dropout = nn.Dropout(outside)
         self.output_size = self.stack.output_size
-        self.causal = not bidirectional
-        self.backward = width if bidirectional else 0
+        self.causal = causal
+        self.backward = 0 if causal else width
         self.counterpart = partial(
             RecurrentDecoder, cell=cell, width=width, layers=layers, dropout=dropout, residual=residual,
             variational=variational,

@@ -26,10 +26,7 @@ class LanguageModel(nn.Module):
     def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not encoder.causal:
-            raise ValueError(
-                "a language model must not see the tokens it predicts: set model.bidirectional=false (recurrent) "
-                "or model.causal=true (Transformer)"
-            )
+            raise ValueError("a language model must not see the tokens it predicts: set model.causal=true")
         self.encoder = encoder
         self.max_length = encoder.max_length
         weight = encoder.embedding.weight if tied else None

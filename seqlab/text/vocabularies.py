@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqlab.errors import InputError
+from seqlab.text.tags import allowed_transitions, mark_spans
 from seqlab.text.tokenizer import Tokenizer
 
 
@@ -42,6 +43,7 @@ class Vocabularies:
             "target_vocabulary": len(self.written),
             "labels": None if self.labels is None else len(self.labels),
             "label_names": self.labels,
+            "allowed": allowed_transitions(self.labels) if self.labels and mark_spans(self.labels) else None,
             "word_vocabulary": None if self.words is None else len(self.words) + 1,
             "lossless": self.tokenizer.lossless,
             "end": self.tokenizer.end,

@@ -11,6 +11,7 @@ from torch import Tensor
 from seqlab.layers import reference
 from seqlab.layers.backend import backend
 from seqlab.layers.global_attention import GlobalAttention
+from seqlab.models.state import State
 
 
 def split(x: Tensor, lengths: Tensor) -> list[Tensor]:
@@ -46,10 +47,10 @@ def test_it_equals_one_at_a_time(path: str, pairs: list[tuple[int, int]]) -> Non
 def test_a_memory_is_selected_by_its_last_two() -> None:
     layer = GlobalAttention(8, 8).double()
     memory, others, beams = torch.randn(9, 8).double(), torch.tensor([4, 0, 5]), torch.tensor([2, 2, 0, 1])
-    rows, taken, starts, lengths = layer.remember(memory, others)
-    assert rows.data_ptr() == memory.data_ptr()  # not a copy
+    state = State.of_cache(layer.remember(memory, others)).select(beams)
+    assert state.tensors[0].data_ptr() == memory.data_ptr()  # not a copy
     x = torch.randn(4, 8).double()
-    out = layer.core(x, torch.ones(4, dtype=torch.int64), [rows, taken, starts[beams], lengths[beams]])
+    out = layer.core(x, torch.ones(4, dtype=torch.int64), state.as_cache())
     parts = [split(memory, others)[i] for i in beams.tolist()]
     expected = [reference.global_attention(layer, row[None], part) for row, part in zip(x, parts, strict=True)]
     assert torch.allclose(out, torch.cat(expected), atol=1e-12)

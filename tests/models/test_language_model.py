@@ -78,8 +78,8 @@ def test_states_select_and_join(name: str) -> None:
 
 
 def test_a_language_model_must_be_causal() -> None:
-    with pytest.raises(ValueError, match="bidirectional=false"):
-        LanguageModel(RecurrentEncoder(VOCABULARY, GRUCell, width=4, bidirectional=True), VOCABULARY)
+    with pytest.raises(ValueError, match=r"model\.causal=true"):
+        LanguageModel(RecurrentEncoder(VOCABULARY, GRUCell, width=4, causal=False), VOCABULARY)
 
 
 def test_a_variational_encoder_drops_the_same_features_throughout_a_sequence_and_once_at_each_place() -> None:

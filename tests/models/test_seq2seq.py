@@ -46,12 +46,12 @@ def recurrent(cell: type[nn.Module], layers: int = 2, **options: Any) -> Encoder
 
 MODELS: dict[str, tuple[Callable[[], Encoder], dict[str, Any]]] = {
     "lstm": (lambda: recurrent(LSTMCell), {}),
-    "lstm, both ways, residual": (lambda: recurrent(LSTMCell, bidirectional=True, residual=True), {}),
+    "lstm, both ways, residual": (lambda: recurrent(LSTMCell, causal=False, residual=True), {}),
     "lstm, no attention": (lambda: recurrent(LSTMCell), {"attention": False}),
     "gru, a deeper decoder": (lambda: recurrent(GRUCell, layers=1), {"decoder_layers": 3, "tied": False}),
-    "tanh, a shallower decoder": (lambda: recurrent(TanhCell, bidirectional=True), {"decoder_layers": 1}),
-    "mingru, both ways": (lambda: recurrent(MinGRUCell, bidirectional=True, variational=True), {}),
-    "own cell": (lambda: recurrent(MyCell, bidirectional=True), {}),
+    "tanh, a shallower decoder": (lambda: recurrent(TanhCell, causal=False), {"decoder_layers": 1}),
+    "mingru, both ways": (lambda: recurrent(MinGRUCell, causal=False, variational=True), {}),
+    "own cell": (lambda: recurrent(MyCell, causal=False), {}),
     "rotary": (lambda: transformer(RotaryPositions), {}),
     "relative": (lambda: transformer(relative), {}),
     "learned, causal": (lambda: transformer(LearnedPositions, causal=True), {"decoder_layers": 1}),

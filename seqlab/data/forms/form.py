@@ -15,8 +15,6 @@ from seqlab.errors import InputError
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
-IGNORED = -100  # a target that is not predicted
-
 
 class Form(Protocol):
     """Turns records into the rows of a prepared table, whose columns `examples.py` describes.

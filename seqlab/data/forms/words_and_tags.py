@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from seqlab.data.batch import Batch
-from seqlab.data.forms.form import IGNORED, label_names, lists, origin, table, values
+from seqlab.data.batch import IGNORED, Batch
+from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
-from seqlab.text.tags import mark_spans, spans
+from seqlab.text.tags import convert, mark_spans, spans
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
@@ -29,11 +29,14 @@ class WordsAndTags:
 
     word_vocabulary  how many of the most frequent words also have an id of their own; None: none
     min_frequency    how often a word must occur in training to be among them
+    scheme           by which tags that mark spans are written while training: a text may have another, or break it;
+                     None: as they are
     ignored          tags that are not predicted
     """
 
     word_vocabulary: int | None = None
     min_frequency: int = 2
+    scheme: Literal["BIO", "IOBES"] | None = "BIO"
     ignored: tuple[str, ...] = ()
 
     fields = ("words", "tags")
@@ -54,8 +57,11 @@ class WordsAndTags:
             counts = Counter(occurrences)
             ranked = sorted(counts, key=lambda word: (-counts[word], word))[: self.word_vocabulary]
             words = tuple(word for word in ranked if counts[word] >= self.min_frequency)
-        tags = chain.from_iterable(records.column("tags").to_pylist())
-        return Vocabularies(tokenizer.train(occurrences), labels=label_names(tags, self.ignored), words=words)
+        sentences = records.column("tags").to_pylist()
+        labels = label_names(chain.from_iterable(sentences), self.ignored)
+        if self.scheme and mark_spans(labels) and not self.ignored:
+            labels = label_names(chain.from_iterable(convert(tags, self.scheme) for tags in sentences), ())
+        return Vocabularies(tokenizer.train(occurrences), labels=labels, words=words)
 
     def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         words, tags = values(records, "words"), values(records, "tags")
@@ -63,6 +69,8 @@ class WordsAndTags:
         kept = list(range(len(words)))
         targets: list[list[int] | str] = [[] for _ in words]
         if tags is not None:
+            if self.scheme and mark_spans(vocabularies.labels or ()) and not self.ignored:
+                tags = [convert(row, self.scheme) if mark_spans(row) else row for row in tags]
             targets = [self.target(row, vocabularies) for row in tags]
             for row, (these, target) in enumerate(zip(words, targets, strict=True)):
                 if isinstance(target, str):
