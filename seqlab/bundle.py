@@ -34,6 +34,7 @@ FORMAT_VERSION = 1
 PARTS = {
     "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
+    "Seq2Seq": "seqlab.models.seq2seq.Seq2Seq",
     "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
     "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
     "UniversalEncoder": "seqlab.models.encoders.UniversalEncoder",
