@@ -48,6 +48,7 @@ PARTS = {
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
     "Tagger": "seqlab.models.tagger.Tagger",
     "Classifier": "seqlab.models.classifier.Classifier",
+    "Seq2Seq": "seqlab.models.seq2seq.Seq2Seq",
     "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
     "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
     "UniversalEncoder": "seqlab.models.encoders.UniversalEncoder",

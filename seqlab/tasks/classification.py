@@ -37,11 +37,12 @@ class Classification:
     ) -> None:
         self.model, self.kind = model, answer
         names = label_names or ()
-        self.figures: dict[str, Any] = {
+        figures: dict[str, dict[str, Any]] = {
             "one": {"classes": Confusion(names), "calibration": Calibration()},
             "many": {"classes": LabelSets(names)},
             "number": {"numbers": Regression()},
-        }[answer]
+        }
+        self.figures = figures[answer]
         self.monitor = monitor or {"one": "accuracy", "many": "micro_f1", "number": "mse"}[answer]
 
     def counts(self, batch: Batch) -> dict[str, int]:

@@ -16,6 +16,8 @@ from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import LearnedPositions, NoPositions, Positions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
+from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder
+from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Layout, Ragged
 
 WIDTH = 16
@@ -59,6 +61,33 @@ def test_a_stack_stays_within_rounding(name: str, path: str) -> None:
         assert gradient.dtype == torch.float32
         assert apart(gradient, expected) < 0.03
     assert max(apart(a, b) for a, b in zip(gradients, exact_gradients, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("kind", ["lstm", "transformer"])
+def test_a_decoder_stays_within_rounding_at_once_and_step_by_step(kind: str, path: str) -> None:
+    torch.manual_seed(0)
+    encoder: Encoder = RecurrentEncoder(9, LSTMCell, width=WIDTH, bidirectional=True)
+    if kind == "transformer":
+        encoder = TransformerEncoder(9, RotaryPositions, width=WIDTH, layers=2, heads=2, causal=False)
+    model = Seq2Seq(encoder, 9, 9).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=WIDTH**-0.5)
+    source, prefix = (Ragged(torch.randint(9, (18,)), Layout(torch.tensor(n))) for n in ([4, 0, 14], [6, 6, 6]))
+    exact = model.encode(source, prefix)[0]
+    with backend(path), torch.autocast("cpu", torch.bfloat16):  # type: ignore[arg-type]
+        narrow = model.encode(source, prefix)[0]
+        loss = model.head.loss(narrow.values, prefix.values)
+        with torch.no_grad():
+            state, steps = model.remember(source), []
+            for tokens_B in prefix.values.view(3, 6).t():
+                hidden_BD, state = model.step(tokens_B, state)
+                steps.append(hidden_BD)
+    assert 1e-5 < apart(narrow.values.float(), exact.values) < 0.02
+    assert apart(torch.stack(steps, 1).flatten(0, 1).float(), exact.values) < 0.02
+    assert loss.dtype == torch.float32
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(loss, list(model.parameters())))
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])

@@ -167,13 +167,13 @@ def test_the_blocks_of_a_decoder_take_as_many_graphs(checkpointing: bool) -> Non
         with torch._dynamo.config.patch(error_on_recompile=i > 0):
             results: list[list[Tensor]] = []
             for each in (stack, twin):
-                memory = torch.ones(int(others.sum()), 8, requires_grad=True)
-                y = each.core(x, lengths, None, each.remember(memory, others))[0]
-                wanted = [memory, *each.parameters()]
-                total = y.square().sum() + 0 * memory.sum()
+                below = [x.clone().requires_grad_(), torch.ones(int(others.sum()), 8, requires_grad=True)]
+                y = each.train().core(below[0], lengths, None, each.remember(below[1], others))[0]
+                total, wanted = y.square().sum() + 0 * sum(part.sum() for part in below), [*below, *each.parameters()]
                 results.append([y, *torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)])
+                each.eval()
                 with torch.no_grad():
-                    results[-1].append(each.eval().core(x, lengths, None, each.train().remember(memory, others))[0])
+                    results[-1].append(each.core(x, lengths, None, each.remember(below[1], others))[0])
         assert close(*results)
     assert graphs.asked == 2
     assert graphs.looked_at == []
