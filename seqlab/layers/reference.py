@@ -277,7 +277,7 @@ def word_vector(layer: WordVectors, pieces_LD: Tensor, word: int | None) -> Tens
     """Lample et al. 2016, section 4.1, without dropout: the state after the last piece, and that after the first."""
     forward, backward = (recurrence(one, pieces_LD) for one in layer.recurrence.layers[0])
     zeros = pieces_LD.new_zeros(layer.recurrence.output_size // 2)
-    parts = [forward[-1][0], backward[0][0]] if len(pieces_LD) else [zeros, zeros]
+    parts = [forward[-1], backward[0]] if len(pieces_LD) else [zeros, zeros]
     if layer.weight is not None:
         parts.append(layer.weight[word])
     return layer.out.weight @ torch.cat(parts) + layer.out.bias
