@@ -21,7 +21,11 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if len(path.parts) > 1]
 
 # What is found out at run time, and passed when a part of this group is built.
-FACTS = {"model": {"vocabulary"}, **{group: set(facts) for group, (_, facts) in SECTIONS.items()}}
+FACTS = {
+    "model": {"vocabulary"},
+    "word_vectors": {"word_vocabulary"},
+    **{group: set(facts) for group, (_, facts) in SECTIONS.items()},
+}
 
 
 def nodes(tree: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,7 +51,7 @@ NODES = [(key, path.parts[0], node) for path in FILES for key, node in nodes(rea
 
 def test_no_file_is_overlooked() -> None:
     assert {path.stem for path in FILES if len(path.parts) == 1} == PRIMARY | SHARED
-    groups = {"data", "tokenizer", "model", "task", "optimizer", "schedule", "debug"}
+    groups = {"data", "tokenizer", "model", "task", "word_vectors", "optimizer", "schedule", "debug"}
     assert {path.parts[0] for path in GROUP_FILES} == groups
     for path in GROUP_FILES:  # describes a part, or changes one that another file of its group describes
         base = [choice for choice in read(path).get("defaults", []) if isinstance(choice, str) and choice != "_self_"]
@@ -62,8 +66,8 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
     if parameters:
         assert get_type_hints(target.__init__ if isinstance(target, type) else target)  # else no type would be checked
     required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-    # What a partial node requires is passed by whoever calls it.
-    knobs = parameters.keys() - FACTS.get(group, set()) - (required if node.get("_partial_") else set())
+    # What a partial node requires and does not hold is passed by whoever calls it.
+    knobs = parameters.keys() - FACTS.get(group, set()) - (required - node.keys() if node.get("_partial_") else set())
     chosen = {name for choice in node.get("defaults", []) if choice != "_self_" for name in choice}
     assert (node.keys() - {"_target_", "_partial_", "defaults"}) | chosen == knobs
     for name in knobs - chosen:
@@ -96,8 +100,11 @@ def test_the_top_lists_every_setting() -> None:
 @pytest.mark.parametrize("path", GROUP_FILES, ids=str)
 def test_every_choice_composes_and_fits(path: Path) -> None:
     group = path.parent.as_posix()
-    holder = ["model=transformer"] if group == "model/positions" else []
-    composed = check([*holder, f"{group}={path.stem}"], "train", None, sweep=False, complete=False)
+    holder, choice = {
+        "model/positions": (["model=transformer"], group),
+        "word_vectors": (["task=tagging"], "word_vectors@task.model.word_vectors"),
+    }.get(group, ([], group))
+    composed = check([*holder, f"{choice}={path.stem}"], "train", None, sweep=False, complete=False)
     with open_dict(composed):
         del composed["hydra"]
     tree = OmegaConf.to_container(composed, resolve=True)

@@ -54,8 +54,8 @@ class CRFHead(Head):
         A target of -100 is an unknown tag: the probability is that of all paths which agree with the known ones.
         """
         scores_TC = at_least_float32(self.scores(hidden_TD))
-        target_T1 = targets_T.unsqueeze(1)
-        others_TC = (target_T1 != IGNORED) & (target_T1 != torch.arange(len(self.bias), device=targets_T.device))
+        known_T1, target_T1 = (targets_T != IGNORED).unsqueeze(1), targets_T.unsqueeze(1)
+        others_TC = known_T1.expand_as(scores_TC).scatter(1, target_T1.masked_fill(~known_T1, 0), False)
         agreeing_TC = scores_TC.masked_fill(others_TC, -torch.inf)
         log_z_2B = self.log_partition(torch.cat([scores_TC, agreeing_TC]), torch.cat([lengths, lengths]))
         every_B, agreeing_B = log_z_2B.view(2, len(lengths))

@@ -256,8 +256,9 @@ class SigmoidHead(Head):
         """
         scores_BC = at_least_float32(self.scores(hidden_BD))
         rows_T, ignored_T = segments_of(lengths).to(scores_BC.device), targets_T == IGNORED
-        there_BC = torch.zeros_like(scores_BC).index_put((rows_T, targets_T.clamp(min=0)), scores_BC.new_ones(()))
-        ignored_B = ignored_T.new_zeros(len(lengths), dtype=torch.int64).index_add(0, rows_T, ignored_T.long()) > 0
+        given_TC = F.one_hot(targets_T.masked_fill(ignored_T, 0), scores_BC.shape[1]).to(scores_BC.dtype)
+        there_BC = torch.zeros_like(scores_BC).index_add(0, rows_T, given_TC).clamp(max=1)
+        ignored_B = scores_BC.new_zeros(len(lengths)).index_add(0, rows_T, ignored_T.to(scores_BC.dtype)) > 0
         weights_C = self.class_weights if self.training else None
         losses_BC = F.binary_cross_entropy_with_logits(scores_BC, there_BC, weights_C, reduction="none")
         return losses_BC.masked_fill(ignored_B.unsqueeze(1), 0).sum()

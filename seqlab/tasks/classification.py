@@ -23,7 +23,7 @@ class Classification:
 
     Args:
         model: the classifier.
-        answer: "one" class for each sequence, "many", or a "number"; the form's `labels`.
+        answer: "one" class for each sequence, "many", or a "number"; the form's `answer`.
         label_names: of the classes, by id.
         monitor: the metric that decides which checkpoint is best; None: accuracy, micro_f1 of many, mse of numbers.
     """

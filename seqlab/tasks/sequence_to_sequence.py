@@ -25,7 +25,7 @@ class SequenceToSequence:
 
     Args:
         model: the model.
-        target_tokenizer: of what is written.
+        written: the tokenizer of what is written.
         decoding: how the model writes, when it is judged and when it is used.
         judged_by: of the written texts: any of "exact_match", "bleu", "chrf"; without any, nothing is written while
             judging.
@@ -36,13 +36,13 @@ class SequenceToSequence:
     def __init__(
         self,
         model: Seq2Seq,
-        target_tokenizer: Tokenizer,
+        written: Tokenizer,
         decoding: Decoding,
         judged_by: Sequence[str] = ("exact_match",),
         bleu_tokenize: str = "13a",
         monitor: str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.decoding = model, target_tokenizer, decoding
+        self.model, self.tokenizer, self.decoding = model, written, decoding
         known: dict[str, Any] = {"exact_match": ExactMatch, "bleu": lambda: Bleu(bleu_tokenize), "chrf": ChrF}
         if strange := [name for name in judged_by if name not in known]:
             hint = did_you_mean(strange[0], known)

@@ -47,7 +47,7 @@ class Vocabularies:
             "word_vocabulary": None if self.words is None else len(self.words) + 1,
             "lossless": self.tokenizer.lossless,
             "end": self.tokenizer.end,
-            "target_tokenizer": self.written,
+            "written": self.written,
         }
 
     @cached_property

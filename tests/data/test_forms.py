@@ -82,7 +82,7 @@ def test_pairs_are_parted_by_an_end_mark() -> None:
 @pytest.mark.parametrize("labels", [["a, b", "", "b"], [["b", "a", "a"], [], ["b"]]])
 def test_any_number_of_classes(labels: list[Any]) -> None:
     records = pa.table({"text": ["x", "y", "z"], "label": labels})
-    form = TextAndLabel(labels="many")
+    form = TextAndLabel(answer="many")
     vocabularies = form.learn(records, Bytes())
     batch = batch_of(form, records, vocabularies)
     assert {i: sorted(ids) for i, ids in by_id(batch, batch.targets).items()} == {0: [0, 1], 1: [], 2: [1]}
@@ -90,12 +90,12 @@ def test_any_number_of_classes(labels: list[Any]) -> None:
 
 def test_numbers() -> None:
     records = pa.table({"text": ["x", "y"], "label": ["2.5", "-1"]})
-    form = TextAndLabel(labels="number")
+    form = TextAndLabel(answer="number")
     vocabularies = form.learn(records, Bytes())
     batch = batch_of(form, records, vocabularies)
     assert batch.targets.values.dtype.is_floating_point
     assert by_id(batch, batch.targets) == {0: [2.5], 1: [-1.0]}
-    with pytest.raises(InputError, match=r"file, line 9: the label 'nan' is no number; see form.labels"):
+    with pytest.raises(InputError, match=r"file, line 9: the label 'nan' is no number; see form.answer"):
         prepared(form, pa.table({"text": ["x"], "label": ["nan"], "origin": ["file, line 9"]}), vocabularies)
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_label_is_told_or_left_out() -> None:
 
 def test_every_word_has_its_pieces() -> None:
     records = pa.table({"words": [["Ab", "c"], [], ["c", " "]], "tags": [["X", "Y"], [], ["Y", "_"]]})
-    form = WordsAndTags(word_vocabulary=5, min_frequency=2, ignored=("_",))
+    form = WordsAndTags(words=5, min_frequency=2, ignored=("_",))
     vocabularies = form.learn(records, Bytes())
     assert vocabularies.words == ("c",)
     batch = batch_of(form, records, vocabularies)
@@ -194,7 +194,7 @@ def test_two_vocabularies() -> None:
     ("form", "records"),
     [
         (TextAndLabel(), {"text": ["x", "y"], "label": ["a", "b"]}),
-        (WordsAndTags(word_vocabulary=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),
+        (WordsAndTags(words=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),
         (SourceAndTarget(Words(min_frequency=1)), {"source": ["x"], "target": ["y"]}),
         (Text(), {"text": ["x"]}),
     ],
@@ -204,7 +204,9 @@ def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, 
     for name, content in vocabularies.files.items():
         (tmp_path / name).write_bytes(content)
     loaded = Vocabularies.load(tmp_path, vocabularies.end_tokens)
-    assert (loaded.facts, loaded.digest) == (vocabularies.facts, vocabularies.digest)
+    assert loaded.digest == vocabularies.digest
+    assert (loaded.labels, loaded.words) == (vocabularies.labels, vocabularies.words)
+    assert loaded.facts["target_vocabulary"] == vocabularies.facts["target_vocabulary"]
     # What is only to be predicted from needs no targets.
     unlabelled = pa.table({name: records[name] for name in list(records)[:1]})
     batch = batch_of(form, unlabelled, loaded)

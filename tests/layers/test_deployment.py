@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,11 +12,12 @@ from torch.export import Dim
 
 from seqlab.layers.attention import CrossAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.global_attention import GlobalAttention
-from seqlab.layers.heads import SoftmaxHead
+from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
-from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling
+from seqlab.layers.pooling import PoolingKind, make_pooling
 from seqlab.layers.positions import (
     LearnedPositions,
     NoPositions,
@@ -28,6 +29,7 @@ from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.universal import UniversalTransformer
+from seqlab.layers.word_vectors import WordVectors
 
 OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
 
@@ -142,17 +144,45 @@ def test_an_embedding_scripts(scheme: type[NoPositions]) -> None:
         assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", [MeanPooling, MaxPooling, LastPooling])
-def test_pooling_scripts(pooling: type[nn.Module]) -> None:
-    script = scripted(pooling())
+@pytest.mark.parametrize("kind", get_args(PoolingKind))
+def test_pooling_scripts(kind: PoolingKind) -> None:
+    layer = make_pooling(kind, 4, backward=1)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    script = scripted(layer)
     for lengths in OTHER_LENGTHS:
         given = (torch.randn(sum(lengths), 4), torch.tensor(lengths))
-        assert torch.equal(script.core(*given), pooling().core(*given))
+        assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
 
 
-def test_a_head_scripts() -> None:
-    head, x = SoftmaxHead(4, 7), torch.randn(3, 4)
-    assert torch.allclose(scripted(head).scores(x), head.scores(x), atol=1e-6)
+@pytest.mark.parametrize("kind", [SoftmaxHead, SigmoidHead])
+def test_a_head_scripts(kind: type[Head]) -> None:
+    head, x = kind(4, 7), torch.randn(3, 4)
+    script = scripted(head)
+    assert torch.allclose(script.scores(x), head.scores(x), atol=1e-6)
+    assert torch.allclose(script.probabilities(x), head.probabilities(x), atol=1e-6)
+
+
+def test_a_conditional_random_field_scripts() -> None:
+    allowed = (~torch.eye(5, dtype=torch.bool), torch.arange(5) > 1, torch.arange(5) < 4)
+    head = CRFHead(4, 5, allowed)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    script = scripted(head)
+    for lengths in OTHER_LENGTHS:
+        given = (torch.randn(sum(lengths), 4), torch.tensor(lengths))
+        assert torch.equal(script.decode(*given), head.decode(*given))
+        assert torch.allclose(script.probabilities(*given), head.probabilities(*given), atol=1e-6)
+
+
+@pytest.mark.parametrize("word_vocabulary", [None, 9])
+def test_word_vectors_script(word_vocabulary: int | None) -> None:
+    layer = WordVectors(6, LSTMCell, 4, word_vocabulary).eval()
+    script = scripted(layer)
+    for lengths in OTHER_LENGTHS:
+        words = None if word_vocabulary is None else torch.randint(9, (len(lengths),))
+        given = (torch.randn(sum(lengths), 6), torch.tensor(lengths), words)
+        assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
 
 
 class Equal(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from counting import counted
@@ -14,13 +16,19 @@ from seqlab.layers import reference
 from seqlab.layers.attention import SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
-from seqlab.layers.heads import SoftmaxHead
+from seqlab.layers.crf import CRFHead
+from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.pooling import AttentionPooling
 from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.word_vectors import WordVectors
+from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.models.language_model import LanguageModel
+from seqlab.models.tagger import Tagger
+from seqlab.ragged import Layout, Ragged
 
 WIDTH = 8
 LENGTHS = st.lists(st.sampled_from([0, 1, 2, 3, 3, 6]), max_size=4)
@@ -63,11 +71,26 @@ def test_a_transformer_claims_what_its_equations_cost(causal: bool, lengths: lis
     assert claimed == found
 
 
+@pytest.mark.parametrize("kind", [SoftmaxHead, SigmoidHead, CRFHead])
 @given(rows=st.integers(0, 20))
-def test_the_head_claims_what_all_rows_at_once_cost(rows: int) -> None:
-    head, hidden_TD = SoftmaxHead(WIDTH, 13), torch.randn(rows, WIDTH, requires_grad=True)
+def test_a_head_claims_what_all_rows_at_once_cost(kind: type[Head], rows: int) -> None:
+    head, hidden_TD = kind(WIDTH, 13), torch.randn(rows, WIDTH, requires_grad=True)
+    targets_T = torch.zeros(rows, dtype=torch.int64)
+    lengths = torch.tensor([rows]) if kind is CRFHead else torch.ones_like(targets_T)
     with backend("plain"):
-        assert head.flops(rows) == counted(lambda: head.loss(hidden_TD, torch.zeros(rows, dtype=torch.int64)))
+        assert head.flops(rows) == counted(lambda: head.loss(hidden_TD, targets_T, lengths))
+
+
+@given(lengths=LENGTHS)
+def test_pooling_by_attention_claims_what_its_equation_costs(lengths: list[int]) -> None:
+    layer = AttentionPooling(WIDTH)
+
+    def one_at_a_time() -> Tensor:
+        x_TD = torch.randn(sum(lengths), WIDTH, requires_grad=True)
+        alone = [(torch.softmax(x_LD @ layer.query, 0) @ x_LD).sum() for x_LD in x_TD.split(lengths) if len(x_LD)]
+        return sum(alone, start=x_TD.sum())
+
+    assert layer.flops(torch.tensor(lengths, dtype=torch.int64)) == (counted(one_at_a_time) if lengths else 0)
 
 
 def test_figures_of_the_textbook() -> None:
@@ -102,6 +125,21 @@ def test_a_language_model_adds_its_head_and_nothing_for_the_embedding() -> None:
     ):
         whole = LanguageModel(encoder, 13).flops(lengths)
         assert whole == encoder.stack.flops(lengths) + 6 * WIDTH * 13 * 7
+
+
+def test_classifiers_and_taggers_add_up_their_parts() -> None:
+    lengths, pieces = torch.tensor([3, 0, 4]), Ragged(torch.tensor([2, 1, 1, 3]), Layout([2, 0, 2]))
+    tokens, (d, h) = Layout(lengths), (WIDTH, 5)
+    encoder = RecurrentEncoder(13, LSTMCell, width=d, bidirectional=True)
+    both_ways = 2 * 24 * d * 2 * d
+    assert Classifier(encoder, 3, dropout=0.0).flops(lengths) == both_ways * 7 + 6 * 2 * d * 3 * 3
+    attentive = Classifier(encoder, 3, pooling="attention").flops(lengths)
+    assert attentive == Classifier(encoder, 3).flops(lengths) + 12 * 2 * d * 7
+    assert Classifier(encoder, None, "number").flops(lengths) == both_ways * 7 + 6 * 2 * d * 3
+    assert Tagger(encoder, 3).flops(tokens, pieces) == both_ways * 7 + 6 * 2 * d * 3 * 4
+    spelled = Tagger(encoder, 3, word_vectors=partial(WordVectors, cell=GRUCell, spelling=h, word_vocabulary=9))
+    of_words = 2 * 18 * h * (d + h) * 7 + 6 * (2 * h + d) * d * 4
+    assert spelled.flops(tokens, pieces) == of_words + both_ways * 4 + 6 * 2 * d * 3 * 4
 
 
 @pytest.mark.parametrize("causal", [False, True])

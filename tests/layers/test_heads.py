@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,8 @@ from benchmark.work import product_flops
 from seqlab.layers import heads
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import LSTMCell
-from seqlab.layers.heads import IGNORED, SoftmaxHead, chunk_rows
+from seqlab.layers.crf import CRFHead
+from seqlab.layers.heads import IGNORED, Head, RegressionHead, SigmoidHead, SoftmaxHead, chunk_rows
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
 
@@ -29,9 +30,14 @@ def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "chunk_rows", lambda classes, device: CHUNK)
 
 
-def make(smoothing: float = 0.0, dtype: torch.dtype = torch.float64) -> SoftmaxHead:
+WEIGHTS = [0.5, 2.0, 0.0, 1.0, 3.0, 0.25, 1.5]
+
+
+def make(
+    smoothing: float = 0.0, dtype: torch.dtype = torch.float64, class_weights: list[float] | None = None
+) -> SoftmaxHead:
     torch.manual_seed(0)
-    head = SoftmaxHead(WIDTH, CLASSES, label_smoothing=smoothing).to(dtype)
+    head = SoftmaxHead(WIDTH, CLASSES, None, smoothing, class_weights).to(dtype)
     nn.init.normal_(head.bias)
     return head
 
@@ -50,7 +56,8 @@ def row_by_row(head: SoftmaxHead, hidden_TD: Tensor, targets_T: Tensor) -> Tenso
         if target != IGNORED:
             wanted_V = torch.full((CLASSES,), head.label_smoothing / CLASSES, dtype=hidden_TD.dtype)
             wanted_V[target] += 1 - head.label_smoothing
-            total = total - wanted_V @ torch.log_softmax(head.weight @ h_D + head.bias, 0)
+            weight = 1 if head.class_weights is None else head.class_weights[target]
+            total = total - weight * (wanted_V @ torch.log_softmax(head.weight @ h_D + head.bias, 0))
     return total
 
 
@@ -60,13 +67,16 @@ def gradients(head: SoftmaxHead, loss: Tensor, hidden_TD: Tensor) -> list[Tensor
 
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["equal", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @given(
     rows=st.one_of(st.sampled_from([0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK]), st.integers(0, 40)),
     ignored=st.sampled_from([0.0, 0.4, 1.0]),
 )
-def test_loss_and_gradients_are_those_of_row_after_row(path: str, smoothing: float, rows: int, ignored: float) -> None:
-    head = make(smoothing)
+def test_loss_and_gradients_are_those_of_row_after_row(
+    path: str, smoothing: float, class_weights: list[float] | None, rows: int, ignored: float
+) -> None:
+    head = make(smoothing, class_weights=class_weights)
     hidden_TD, targets_T = rows_and_targets(rows, ignored)
     expected = row_by_row(head, hidden_TD, targets_T)
     with backend(path):  # type: ignore[arg-type]
@@ -131,8 +141,9 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own(frozen: str) -> No
     assert not head.loss(hidden_TD, targets_T).requires_grad
 
 
-def test_smoothing_is_for_training_only() -> None:
-    head = make(0.3)
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["equal", "weighted"])
+def test_smoothing_and_class_weights_are_for_training_only(class_weights: list[float] | None) -> None:
+    head = make(0.0 if class_weights else 0.3, class_weights=class_weights)
     hidden_TD, targets_T = rows_and_targets(9, 0.0)
     smoothed = head.loss(hidden_TD, targets_T).item()
     exact = make().loss(hidden_TD, targets_T).item()
@@ -146,10 +157,77 @@ def test_smoothing_is_for_training_only() -> None:
         LanguageModel(RecurrentEncoder(CLASSES, LSTMCell, width=WIDTH), CLASSES, label_smoothing=1.0)
 
 
+@pytest.mark.parametrize("kind", [SoftmaxHead, SigmoidHead, CRFHead])
 @pytest.mark.parametrize("target", [CLASSES, -1])
-def test_a_target_that_is_no_class_is_refused(target: int) -> None:
-    with pytest.raises(RuntimeError, match="out of bounds"):
-        make().loss(torch.zeros(1, WIDTH, dtype=torch.float64), torch.tensor([target]))
+def test_a_target_that_is_no_class_is_refused(kind: type[Head], target: int) -> None:
+    with pytest.raises(RuntimeError, match=r"out of bounds|must be (smaller|non-negative)"):
+        kind(WIDTH, CLASSES).loss(torch.zeros(1, WIDTH), torch.tensor([target]), torch.tensor([1]))
+
+
+@pytest.mark.parametrize("kind", [SoftmaxHead, SigmoidHead])
+@pytest.mark.parametrize("class_weights", [WEIGHTS[1:], [-0.5, *WEIGHTS[1:]]])
+def test_there_is_a_weight_for_each_class_and_none_is_negative(kind: type[Head], class_weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"class_weights=.*expected 7 numbers"):
+        kind(WIDTH, CLASSES, class_weights=class_weights)
+
+
+LABELS = st.lists(st.lists(st.sampled_from([0, 1, 3, 6, 6, IGNORED]), max_size=4), max_size=6)
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["equal", "weighted"])
+@given(labels=LABELS)
+@example(labels=[])
+@example(labels=[[], [IGNORED], [2, 2, 0], [1, IGNORED]])
+def test_labels_are_independent_of_each_other_row_after_row(
+    class_weights: list[float] | None, labels: list[list[int]]
+) -> None:
+    torch.manual_seed(0)
+    head = SigmoidHead(WIDTH, CLASSES, class_weights).double()
+    hidden_BD = torch.randn(len(labels), WIDTH, dtype=torch.float64, requires_grad=True)
+    expected = hidden_BD.sum() * 0
+    for h_D, these in zip(hidden_BD, labels, strict=True):
+        for c in range(CLASSES):
+            p = 1 / (1 + torch.exp(-(head.weight[c] @ h_D + head.bias[c])))
+            if IGNORED not in these:
+                expected = expected - (class_weights or [1.0] * CLASSES)[c] * torch.log(p if c in these else 1 - p)
+    targets_T = torch.tensor([label for these in labels for label in these], dtype=torch.int64)
+    lengths = torch.tensor([len(these) for these in labels], dtype=torch.int64)
+    loss = head.loss(hidden_BD, targets_T, lengths)
+    assert abs((loss - expected).item()) < 1e-11
+    for ours, theirs in zip(gradients(head, loss, hidden_BD), gradients(head, expected, hidden_BD), strict=True):
+        assert ours.numel() == 0 or (ours - theirs).abs().max() < 1e-11
+    head.eval()
+    equal = SigmoidHead(WIDTH, CLASSES).double()
+    equal.load_state_dict(head.state_dict())
+    assert torch.equal(head.loss(hidden_BD, targets_T, lengths), equal.loss(hidden_BD, targets_T, lengths))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_squared_errors_add_up_and_a_target_that_is_no_number_adds_nothing(rows: int) -> None:
+    torch.manual_seed(0)
+    head = RegressionHead(WIDTH).double()
+    hidden_BD = torch.randn(rows, WIDTH, dtype=torch.float64, requires_grad=True)
+    targets_B = torch.randn(rows, dtype=torch.float64)
+    targets_B[1::3], targets_B[2::3] = torch.nan, IGNORED
+    expected = hidden_BD.sum() * 0
+    for h_D, target in zip(hidden_BD, targets_B.tolist(), strict=True):
+        if target == target:
+            expected = expected + (head.weight[0] @ h_D + head.bias[0] - target) ** 2
+    loss = head.loss(hidden_BD, targets_B)
+    assert abs((loss - expected).item()) < 1e-11 * max(1.0, expected.item())
+    for ours, theirs in zip(gradients(head, loss, hidden_BD), gradients(head, expected, hidden_BD), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_probabilities_and_the_likeliest_class() -> None:
+    softmax, sigmoid = make(), SigmoidHead(WIDTH, CLASSES).double()
+    hidden_TD, _ = rows_and_targets(9, 0.0)
+    shares = softmax.scores(hidden_TD).exp()
+    assert torch.allclose(softmax.probabilities(hidden_TD), shares / shares.sum(1, keepdim=True))
+    assert torch.equal(softmax.decode(hidden_TD), shares.argmax(1))
+    assert torch.allclose(sigmoid.probabilities(hidden_TD), 1 / (1 + sigmoid.scores(hidden_TD).neg().exp()))
+    for head in (softmax, sigmoid):
+        assert head.to(torch.bfloat16).probabilities(hidden_TD.bfloat16()).dtype == torch.float32
 
 
 class Watch(TorchDispatchMode):

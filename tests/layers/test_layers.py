@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,7 @@ from seqlab.layers import reference
 from seqlab.layers.attention import SelfAttention
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import SoftmaxHead
-from seqlab.layers.pooling import LastPooling, MaxPooling, MeanPooling, Pooling
+from seqlab.layers.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooling
 from seqlab.layers.positions import LearnedPositions, NoPositions, Positions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.transformer import TransformerStack
 from seqlab.ragged import Layout, Ragged
@@ -74,16 +76,31 @@ def test_heads_must_divide_the_width() -> None:
         SinusoidalPositions(5, 5)
 
 
-@pytest.mark.parametrize(
-    ("pooling", "one"),
-    [(MeanPooling, lambda x: x.mean(0)), (MaxPooling, lambda x: x.amax(0)), (LastPooling, lambda x: x[-1])],
-)
+def attentive() -> AttentionPooling:
+    layer = AttentionPooling(3).double()
+    torch.nn.init.normal_(layer.query, std=2.0, generator=torch.Generator().manual_seed(0))
+    return layer
+
+
+POOLINGS: dict[str, tuple[Callable[[], Pooling], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "mean": (MeanPooling, lambda x: x.mean(0)),
+    "max": (MaxPooling, lambda x: x.amax(0)),
+    "last": (LastPooling, lambda x: x[-1]),
+    "both ends": (lambda: LastPooling(backward=2), lambda x: torch.cat([x[-1, :1], x[0, 1:]])),
+    "first": (lambda: LastPooling(backward=3), lambda x: x[0]),
+    "attention": (attentive, lambda x: torch.softmax(x @ attentive().query, 0) @ x),
+}
+
+
+@pytest.mark.parametrize(("pooling", "one"), POOLINGS.values(), ids=POOLINGS)
 @given(lengths=LENGTHS)
-def test_pooling_equals_one_at_a_time(pooling: type[Pooling], one: object, lengths: list[int]) -> None:
+def test_pooling_equals_one_at_a_time(
+    pooling: Callable[[], Pooling], one: Callable[[torch.Tensor], torch.Tensor], lengths: list[int]
+) -> None:
     layout = Layout(torch.tensor(lengths, dtype=torch.int64))
     x = torch.randn(layout.total, 3, dtype=torch.float64, requires_grad=True)
     pooled = pooling()(Ragged(x, layout))
-    alone = [one(part) if len(part) else x.new_zeros(3) for part in x.split(lengths)] if lengths else []  # type: ignore[operator]
+    alone = [one(part) if len(part) else x.new_zeros(3) for part in x.split(lengths)] if lengths else []
     expected = torch.stack(alone) if alone else x.new_zeros(0, 3)
     assert pooled.shape == (len(lengths), 3)
     assert torch.allclose(pooled, expected)
@@ -92,6 +109,27 @@ def test_pooling_equals_one_at_a_time(pooling: type[Pooling], one: object, lengt
     assert torch.allclose(a, b)
     if lengths and min(lengths) == max(lengths) > 0:
         assert torch.allclose(pooling().core(x.view(len(lengths), -1, 3), None), expected)
+
+
+def test_the_query_of_attention_pooling_learns() -> None:
+    layer = AttentionPooling(3).double()
+    x = Ragged.from_list([torch.randn(length, 3, dtype=torch.float64) for length in (4, 0, 1, 6)])
+    assert torch.allclose(layer(x), MeanPooling()(x))  # before it has
+    layer = attentive()
+    alone = [torch.softmax(part @ layer.query, 0) @ part for part in x.to_list()]
+    weights = torch.randn(4, 3, dtype=torch.float64)
+    a, b = (torch.autograd.grad((y * weights).sum(), layer.query)[0] for y in (layer(x), torch.stack(alone)))
+    assert torch.allclose(a, b)
+    far = x.map(lambda values: values * 1000)
+    assert torch.isfinite(layer(far)).all()
+
+
+def test_an_embedding_adds_positions_to_vectors_that_were_made_elsewhere() -> None:
+    layer = Embedding(11, 6, LearnedPositions(6, 2))
+    tokens, lengths = torch.randint(11, (7,)), torch.tensor([3, 0, 4])
+    vectors = layer.weight[tokens]
+    assert torch.equal(layer.core(vectors, lengths), layer.core(tokens, lengths))
+    assert not torch.equal(layer.core(vectors, lengths), vectors)
 
 
 def test_the_head_sums_and_shares_a_weight() -> None:

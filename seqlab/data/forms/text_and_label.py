@@ -22,13 +22,13 @@ from seqlab.text.vocabularies import Vocabularies
 class TextAndLabel:
     """The tokens of the text behind an end mark, and, where there is a `pair`, those of it behind another.
 
-    labels   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`;
+    answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`;
              "number": a real number
     ignored  classes that are not predicted: texts that have one are read, and count for nothing
     join     what separates the classes of a text where they are one string
     """
 
-    labels: Literal["one", "many", "number"] = "one"
+    answer: Literal["one", "many", "number"] = "one"
     ignored: tuple[str, ...] = ()
     join: str = ","
 
@@ -46,7 +46,7 @@ class TextAndLabel:
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         texts = [*records.column("text").to_pylist(), *(values(records, "pair") or ())]
         trained = tokenizer.train(texts)
-        if self.labels == "number":
+        if self.answer == "number":
             return Vocabularies(trained)
         found = [name for label in records.column("label").to_pylist() for name in self.classes(label)]
         return Vocabularies(trained, labels=label_names(found, self.ignored))
@@ -58,7 +58,7 @@ class TextAndLabel:
         usable = [isinstance(target, list) for target in targets]
         for row, target in enumerate(targets):
             if isinstance(target, str):
-                rejects.add(origin(records, row), "unknown label" if self.labels != "number" else "wrong label", target)
+                rejects.add(origin(records, row), "unknown label" if self.answer != "number" else "wrong label", target)
         encode, end = vocabularies.tokenizer.encode, vocabularies.tokenizer.end
         tokens = [[end, *ids] for ids in encode(texts)]
         if pairs is not None:
@@ -68,33 +68,33 @@ class TextAndLabel:
             [len(tokens[row]) for row in kept],
             [len(texts[row].encode()) for row in kept],
             tokens=lists([tokens[row] for row in kept]),
-            targets=lists([targets[row] for row in kept], np.float32 if self.labels == "number" else np.int32),
+            targets=lists([targets[row] for row in kept], np.float32 if self.answer == "number" else np.int32),
         )
 
     def classes(self, label: str | Iterable[str]) -> list[str]:
         """The names in a label."""
         if not isinstance(label, str):
             return list(label)
-        if self.labels == "one":
+        if self.answer == "one":
             return [label]
         return [name.strip() for name in label.split(self.join) if name.strip()]
 
     def target(self, label: Any, vocabularies: Vocabularies) -> list[int] | list[float] | str:
         """The ids or the number of a label; where it has none, a message that says why."""
-        if self.labels == "number":
+        if self.answer == "number":
             try:
                 number = float(label)
             except (TypeError, ValueError):
                 number = math.nan
-            return [number] if math.isfinite(number) else f"the label {label!r} is no number; see form.labels"
+            return [number] if math.isfinite(number) else f"the label {label!r} is no number; see form.answer"
         names = self.classes(label)
-        if self.labels == "one" and len(names) != 1:
-            return f"{len(names)} labels where one is expected; form.labels=many takes any number"
+        if self.answer == "one" and len(names) != 1:
+            return f"{len(names)} labels where one is expected; form.answer=many takes any number"
         known = vocabularies.label_ids
         strange = [name for name in names if name not in known and name not in self.ignored]
         if strange:
             return f"the label {strange[0]!r} does not occur in the training data{did_you_mean(strange[0], known)}"
-        if self.labels == "many":
+        if self.answer == "many":
             return [known[name] for name in dict.fromkeys(names) if name in known]
         return [known.get(names[0], IGNORED)]
 
@@ -104,15 +104,15 @@ class TextAndLabel:
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
         """Of the probability of each class, [C]; or of a number."""
-        if self.labels == "number":
+        if self.answer == "number":
             return {"label": float(answer)}
         names = vocabularies.labels or ()
         probabilities = dict(sorted(zip(names, answer.tolist(), strict=True), key=lambda pair: -pair[1]))
-        if self.labels == "many":
+        if self.answer == "many":
             return {"label": [n for n, p in probabilities.items() if p > 0.5], "probabilities": probabilities}
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
     def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
         names, targets = vocabularies.labels or (), example.targets.values.tolist()
-        told = map(str, targets) if self.labels == "number" else (names[t] if t >= 0 else "?" for t in targets)
+        told = map(str, targets) if self.answer == "number" else (names[t] if t >= 0 else "?" for t in targets)
         return vocabularies.tokenizer.decode(example.tokens.values.tolist()), ", ".join(told)

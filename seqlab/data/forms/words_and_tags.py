@@ -27,14 +27,14 @@ _WORD = re.compile(r"\w+|[^\w\s]+")
 class WordsAndTags:
     """Every word is cut into pieces by the tokenizer, on its own, and has at least one.
 
-    word_vocabulary  how many of the most frequent words also have an id of their own; None: none
-    min_frequency    how often a word must occur in training to be among them
-    scheme           by which tags that mark spans are written while training: a text may have another, or break it;
-                     None: as they are
-    ignored          tags that are not predicted
+    words          how many of the most frequent words also have an id of their own; None: none
+    min_frequency  how often a word must occur in training to be among them
+    scheme         by which tags that mark spans are written while training: a text may have another, or break it;
+                   None: as they are
+    ignored        tags that are not predicted
     """
 
-    word_vocabulary: int | None = None
+    words: int | None = None
     min_frequency: int = 2
     scheme: Literal["BIO", "IOBES"] | None = "BIO"
     ignored: tuple[str, ...] = ()
@@ -44,8 +44,8 @@ class WordsAndTags:
     example = '{"text": "Ann went to Paris."}'
 
     def __post_init__(self) -> None:
-        if (self.word_vocabulary or 1) < 1 or self.min_frequency < 1:
-            raise InputError("form.word_vocabulary and form.min_frequency: expected at least 1")
+        if (self.words or 1) < 1 or self.min_frequency < 1:
+            raise InputError("form.words and form.min_frequency: expected at least 1")
 
     def fingerprint(self) -> str:
         return repr(self)
@@ -53,9 +53,9 @@ class WordsAndTags:
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         occurrences = list(chain.from_iterable(records.column("words").to_pylist()))
         words: tuple[str, ...] | None = None
-        if self.word_vocabulary is not None:
+        if self.words is not None:
             counts = Counter(occurrences)
-            ranked = sorted(counts, key=lambda word: (-counts[word], word))[: self.word_vocabulary]
+            ranked = sorted(counts, key=lambda word: (-counts[word], word))[: self.words]
             words = tuple(word for word in ranked if counts[word] >= self.min_frequency)
         sentences = records.column("tags").to_pylist()
         labels = label_names(chain.from_iterable(sentences), self.ignored)
