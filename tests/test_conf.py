@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 from omegaconf import OmegaConf, open_dict
 
+from seqlab.bundle import PARTS
 from seqlab.configuration import check, conf_folder
 from seqlab.instantiate import instantiate, mistakes
 from seqlab.settings import SECTIONS, Settings
@@ -78,6 +79,11 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
                 value = instantiate(value, key)
             assert value == (list(default) if isinstance(default, tuple) else default), name
             assert type(value) is type(default) or isinstance(default, tuple), name
+
+
+def test_a_bundle_may_name_whatever_a_model_is_configured_with() -> None:
+    named = {node["_target_"] for _, group, node in NODES if group in ("task", "model", "word_vectors", "tokenizer")}
+    assert named <= set(PARTS.values())
 
 
 @pytest.mark.parametrize("section", [key for key, (target, _) in SECTIONS.items() if target])

@@ -63,7 +63,7 @@ def training_line(point: Mapping[str, Any]) -> str:
 
 def evaluation_line(point: Mapping[str, Any]) -> str:
     """`step 420  validation  loss 3.1000  ppl 22.20  best so far`"""
-    shown = {name: value for name, value in point.items() if name not in HIDDEN and not name.startswith("best_")}
+    shown = {name: value for name, value in point.items() if not (name in HIDDEN or name[:5] == "best_" or "/" in name)}
     parts = [f"step {point['step']}", point["split"], *(f"{name} {value:.4f}" for name, value in shown.items())]
     if point.get("best_step") == point["step"]:
         parts.append("best so far")

@@ -130,7 +130,7 @@ def test_a_language_model_adds_its_head_and_nothing_for_the_embedding() -> None:
 def test_classifiers_and_taggers_add_up_their_parts() -> None:
     lengths, pieces = torch.tensor([3, 0, 4]), Ragged(torch.tensor([2, 1, 1, 3]), Layout([2, 0, 2]))
     tokens, (d, h) = Layout(lengths), (WIDTH, 5)
-    encoder = RecurrentEncoder(13, LSTMCell, width=d, bidirectional=True)
+    encoder = RecurrentEncoder(13, LSTMCell, width=d, causal=False)
     both_ways = 2 * 24 * d * 2 * d
     assert Classifier(encoder, 3, dropout=0.0).flops(lengths) == both_ways * 7 + 6 * 2 * d * 3 * 3
     attentive = Classifier(encoder, 3, pooling="attention").flops(lengths)

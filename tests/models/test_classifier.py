@@ -23,7 +23,7 @@ from seqlab.ragged import Layout, Ragged
 VOCABULARY, LABELS = 11, 4
 POOLINGS = get_args(PoolingKind)
 ENCODERS: dict[str, Callable[[], Encoder]] = {
-    "gru": lambda: RecurrentEncoder(VOCABULARY, GRUCell, width=8, layers=2, bidirectional=True),
+    "gru": lambda: RecurrentEncoder(VOCABULARY, GRUCell, width=8, layers=2, causal=False),
     "transformer": lambda: TransformerEncoder(VOCABULARY, RotaryPositions, width=8, layers=2, heads=2, causal=False),
     "universal": lambda: UniversalEncoder(VOCABULARY, RotaryPositions, width=8, heads=2, max_steps=4, causal=False),
 }

@@ -26,7 +26,7 @@ VOCABULARY, WORDS, LABELS = 11, 7, 3
 
 
 def lstm() -> Encoder:
-    return RecurrentEncoder(VOCABULARY, LSTMCell, width=8, bidirectional=True)
+    return RecurrentEncoder(VOCABULARY, LSTMCell, width=8, causal=False)
 
 
 def transformer() -> Encoder:
