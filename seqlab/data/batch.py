@@ -89,6 +89,6 @@ class Batch:
         return [self.select(torch.arange(a, b)) for a, b in pairwise(bounds)]
 
     def to(self, device: torch.device | str) -> Batch:
-        """Everything that is computed with on another device."""
-        extras = {name: extra.to(device) for name, extra in self.extras.items()}
+        """Everything that is computed with on another device; how many pieces a word has plans loops, and stays."""
+        extras = {name: extra if name == "pieces" else extra.to(device) for name, extra in self.extras.items()}
         return Batch(self.tokens.to(device), self.targets.to(device), self.ids, self.bytes, extras)

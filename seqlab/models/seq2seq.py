@@ -39,7 +39,7 @@ class Seq2Seq(nn.Module):
         decoder_layers: int | None = None,
         attention: bool = True,
         shared_embedding: bool = False,
-        tied: bool = True,
+        tied: bool = False,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()

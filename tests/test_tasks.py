@@ -1,0 +1,158 @@
+"""Every task as people meet it: a file made on the spot, trained on, evaluated, asked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typing_words import Outcome
+
+FAST = [
+    "model.width=24",
+    "schedule.warmup_steps=2",
+    "batch.tokens=600",
+    "optimizer.lr=0.02",
+    "trainer.eval_every=50",
+    "trainer.max_epochs=null",
+]
+
+
+def csv_of_reviews() -> None:
+    draw = random.Random(0)
+    lines = ["stars,review"]
+    for _ in range(300):
+        good = draw.random() < 0.5
+        words = draw.choices("the film was a story of people".split(), k=draw.randint(0, 9))
+        words.insert(draw.randint(0, len(words)), "fine" if good else "awful")
+        lines.append(f"{'pos' if good else 'neg'},{' '.join(words)}")
+    Path("reviews.csv").write_text("\n".join(lines))
+
+
+def conll_of_names() -> None:
+    draw = random.Random(0)
+    sentences = []
+    for _ in range(250):
+        lines = []
+        for _ in range(draw.randint(1, 6)):
+            lines += draw.choice([["Ann B-PER", "Smith I-PER"], ["Rome B-LOC"], ["saw O"], ["the O"]])
+        sentences.append("\n".join(lines))
+    Path("names.conll").write_text("\n\n".join(sentences))
+
+
+def json_of_pairs() -> None:
+    draw = random.Random(0)
+    with Path("pairs.jsonl").open("w") as file:
+        for _ in range(400):
+            letters = draw.choices("abcd", k=draw.randint(1, 4))
+            file.write(json.dumps({"in": " ".join(letters), "out": " ".join(letters).upper()}) + "\n")
+
+
+REVIEWS = ["task=classification", "data=csv", "data.path=reviews.csv", "data.columns.text=review", "tokenizer=words"]
+REVIEWS += ["data.columns.label=stars"]
+NAMES = ["task=tagging", "data=conll", "data.path=names.conll", "tokenizer=characters"]
+PAIRS = ["task=seq2seq", "data=json", "data.path=pairs.jsonl", "data.columns.source=in", "data.columns.target=out"]
+PAIRS += ["tokenizer=words", "task.decoding.max_tokens=9"]
+
+
+def answers(verb: Callable[..., Outcome], items: list[dict[str, object]], *words: str) -> list[dict[str, object]]:
+    Path("items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    code, out, err = verb("predict", "run=run", "input=items.jsonl", *words)
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_classes(verb: Callable[..., Outcome]) -> None:
+    csv_of_reviews()
+    code, out, err = verb("train", *REVIEWS, *FAST, "trainer.max_steps=40", "output_dir=run")
+    assert code == 0, err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["test"]["accuracy"] > 0.95
+    assert {"macro_f1", "mcc", "ece"} < summary["test"].keys()
+    assert json.loads(verb("evaluate", "run=run")[1])["accuracy"] == summary["test"]["accuracy"]
+    told = answers(verb, [{"text": "the film was awful", "id": 7}, {"text": ""}, {"text": "fine"}])
+    assert [told[0]["id"], told[0]["label"], told[2]["label"]] == [7, "neg", "pos"]
+    assert sum(told[1]["probabilities"].values()) == pytest.approx(1)
+    assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
+
+
+def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
+    draw = random.Random(0)
+    rows, numbers = [], []
+    for _ in range(300):
+        kinds = [kind for kind in ("war", "love") if draw.random() < 0.5]
+        text = " ".join([*kinds, "film"])
+        rows.append(json.dumps({"text": text, "label": kinds}))
+        numbers.append(json.dumps({"text": text, "label": len(kinds) - 0.5}))
+    Path("many.jsonl").write_text("\n".join(rows))
+    Path("numbers.jsonl").write_text("\n".join(numbers))
+    common = ["task=classification", "data=json", "tokenizer=words", *FAST, "trainer.max_steps=40"]
+    code, _, err = verb("train", *common, "form.answer=many", "data.path=many.jsonl", "output_dir=run")
+    assert code == 0, err
+    assert json.loads(Path("run/summary.json").read_text())["test"]["exact_match"] > 0.95
+    told = answers(verb, [{"text": "war film"}, {"text": "film"}, {"text": "love war film"}])
+    assert [sorted(one["label"]) for one in told] == [["war"], [], ["love", "war"]]
+    code, _, err = verb("train", *common, "form.answer=number", "data.path=numbers.jsonl", "output_dir=numbers")
+    assert code == 0, err
+    assert json.loads(Path("numbers/summary.json").read_text())["test"]["pearson"] > 0.9
+
+
+def test_tags(verb: Callable[..., Outcome]) -> None:
+    conll_of_names()
+    spelled = ["word_vectors@task.model.word_vectors=spelling", "task.model.word_vectors.spelling=8", "form.words=9"]
+    code, _, err = verb("train", *NAMES, *FAST, *spelled, "form.scheme=IOBES", "trainer.max_steps=40", "output_dir=run")
+    assert code == 0, err
+    assert json.loads(Path("run/summary.json").read_text())["test"]["f1"] > 0.95
+    text, words = answers(verb, [{"text": "Ann Smith saw Rome."}, {"words": ["Rome", "saw", "Ann", "Smith"]}])
+    assert text["words"] == ["Ann", "Smith", "saw", "Rome", "."]
+    assert text["spans"][:2] == [
+        {"type": "PER", "words": [0, 2], "characters": [0, 9]},
+        {"type": "LOC", "words": [3, 4], "characters": [14, 18]},
+    ]
+    assert words["tags"] == ["S-LOC", "O", "B-PER", "E-PER"]
+    assert words["spans"] == [{"type": "LOC", "words": [0, 1]}, {"type": "PER", "words": [2, 4]}]
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_pairs(verb: Callable[..., Outcome], model: str) -> None:
+    json_of_pairs()
+    layers = ["model.layers=1"] if model == "transformer" else []
+    code, _, err = verb("train", *PAIRS, *FAST, *layers, f"model={model}", "trainer.max_steps=60", "output_dir=run")
+    assert code == 0, err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["test"]["exact_match"] > 0.9
+    by_beam = json.loads(verb("evaluate", "run=run", "decoding.width=3")[1])
+    assert by_beam["loss"] == summary["test"]["loss"]
+    assert by_beam["exact_match"] > 0.9
+    (told,) = answers(verb, [{"source": "a d b"}], "decoding.width=3", "decoding.n_best=2")
+    assert told["target"] == "A D B"
+    assert len(told["best"]) == 2
+    assert told["best"][0]["score"] >= told["best"][1]["score"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(csv_of_reviews, REVIEWS), (conll_of_names, NAMES), (json_of_pairs, PAIRS)]
+)
+def test_company_changes_nothing(verb: Callable[..., Outcome], make: Callable[[], None], words: list[str]) -> None:
+    make()
+    code, out, err = verb("check", *words, "model.width=8")
+    assert code == 0, out + err
+    assert out.count("same") == 4
+
+
+def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
+    csv_of_reviews()
+    code, _, err = verb("train", *REVIEWS[:-1], "output_dir=run")
+    assert (code, "label missing" in err and "data.columns.label=COLUMN" in err) == (2, True), err
+    code, _, err = verb("train", *REVIEWS, "batch.over_long=split", "output_dir=run")
+    assert (code, "batch.over_long=split is not for examples of this task: choose truncate" in err) == (2, True), err
+    assert verb("train", *REVIEWS, *FAST, "trainer.max_steps=3", "output_dir=run")[0] == 0
+    Path("items.jsonl").write_text('{"text": "x"}\n{"words": 3}\n')
+    code, out, err = verb("predict", "run=run", "input=items.jsonl")
+    assert (code, out, "line 2: expected an object such as" in err) == (2, "", True), err
+    code, _, err = verb("predict", "run=run", "input=items.jsonl", "decoding.width=3")
+    assert (code, "decoding.width: this model does not write" in err) == (2, True), err
+    code, _, err = verb("train", "task=seq2seq", "data=scan", "task.judged_by=[blue]", "output_dir=other")
+    assert (code, "task.judged_by=blue is not" in err and "did you mean bleu" in err) == (2, True), err
