@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -169,6 +169,7 @@ def test_sampling_is_the_obvious_loop(
     n_best=st.integers(1, 9),
     length_penalty=st.sampled_from([0.0, 0.6, 1.0, 2.0]),
 )
+@example(lengths=[2, 1], limit=40, at_once=3, width=3, n_best=3, length_penalty=4.0)  # long ones win
 def test_beam_search_is_the_obvious_loop(
     name: str, lengths: list[int], limit: int, at_once: int | None, width: int, n_best: int, length_penalty: float
 ) -> None:
