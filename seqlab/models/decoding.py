@@ -169,11 +169,9 @@ def _search(model: Decodable, prompts: Ragged, search: Search, most: int, waitin
     rows, tokens_B = queue[:0], queue[:0]
     state = waiting
     while len(search) or len(queue):
-        new, queue = queue.split(
-            [min(most - len(search), len(queue)), len(queue) - min(most - len(search), len(queue))]
-        )
-        state = state.select(rows)
-        tokens_B = tokens_B.to(prompts.device)
+        state, tokens_B = state.select(rows), tokens_B.to(prompts.device)
+        free = most - len(search)
+        new, queue = queue[:free], queue[free:]
         if len(new):
             search.join(new)
             last = Ragged(tokens_B, Layout(torch.ones(len(rows), dtype=torch.int64)))
@@ -182,4 +180,5 @@ def _search(model: Decodable, prompts: Ragged, search: Search, most: int, waitin
             hidden_BD = hidden.values[(read.offsets[1:] - 1).to(prompts.device)]
         else:
             hidden_BD, state = model.step(tokens_B, state)
-        rows, tokens_B = search.advance(model.head.scores(hidden_BD))
+        scores_BV = model.head.scores(hidden_BD)
+        rows, tokens_B = search.advance(scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32)))
