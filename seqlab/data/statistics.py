@@ -183,7 +183,7 @@ def labels(splits: Splits, names: Sequence[str]) -> dict[str, Any]:
     """How often each label occurs.
 
     counts         by name, the most frequent in train first
-    targets        all that are predicted; ignored are not
+    targets        all labels that are predicted; ignored are not
     missing        names that do not occur in the split
     none, several  rows without a label, and with more than one, where a row need not have one
     majority       the label that is most frequent in train, and how often it is the right answer in each split; None
@@ -198,7 +198,7 @@ def labels(splits: Splits, names: Sequence[str]) -> dict[str, Any]:
         for values, _ in chunks(table, "targets"):
             ignored += int((values < 0).sum())
             counted[split] += np.bincount(values[values >= 0], minlength=len(names))
-        found[split] = {"targets": int(counted[split].sum()), "ignored": ignored}
+        found[split] = {"rows": len(table), "targets": int(counted[split].sum()), "ignored": ignored}
     order = np.argsort(-counted["train"], kind="stable").tolist()
     for split, count_C in counted.items():
         part = found[split]
