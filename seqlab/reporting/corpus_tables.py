@@ -81,8 +81,8 @@ def _vocabulary(found: Mapping[str, Any]) -> Table:
         for name, vocabulary in found.items()
     )
     note = (
-        "types: distinct tokens. used: their share of the vocabulary. new: types that train has not, and\ntheir share of "
-        f"the tokens. bytes, chars: of a token; per word: tokens; in up to {_n(DECODED_ROWS)} rows of a split."
+        "types: distinct tokens. used: their share of the vocabulary. new: types that train has not, and their share\n"
+        f"of the tokens. bytes, chars: of a token; per word: tokens; in up to {_n(DECODED_ROWS)} rows of a split."
     )
     return Table(f"Vocabulary of {of}", headings, rows, note)
 

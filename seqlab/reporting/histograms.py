@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ def histograms(splits: Mapping[str, Int64s], unit: str) -> Image.Image:
 
 
 def draw_panel(draw: ImageDraw.ImageDraw, lengths: Int64s, edges: Int64s, title: str) -> None:
+    """One split; the axis runs from the first edge to the last."""
     first, last = place(edges[0]), place(edges[-1])
     floor, small, large = PANEL - BOTTOM, ImageFont.load_default(13), ImageFont.load_default(16)
 
@@ -59,23 +60,39 @@ def draw_panel(draw: ImageDraw.ImageDraw, lengths: Int64s, edges: Int64s, title:
         if height:
             gap = 1 if x(right) - x(left) > 3 else 0
             top = min(floor - height * scale, floor - 1)  # the rarest is seen, too
-            draw.rectangle((round(x(left)), round(top), round(x(right)) - 1 - gap, floor - 1), BAR)
+            draw.rectangle((round(x(left)), round(top), max(round(x(right)) - 1 - gap, round(x(left))), floor - 1), BAR)
     draw.line((LEFT, floor, WIDTH - RIGHT, floor), INK)
-    free = 0.0  # from here on there is room for a label
-    for tick in (0, *(digit * 10**power for power in range(9) for digit in (1, 2, 5))):
+    digits = (1, 2, 5) if edges[-1] > 10 * edges[0] else range(1, 10)
+    round_ones = [digit * 10**power for power in range(19) for digit in digits]
+    taken: list[tuple[float, float]] = []  # by labels; the ends of the axis come first
+    for tick in (edges[0], edges[-1] - 1, *(tick for tick in round_ones if edges[0] < tick < edges[-1] - 1)):
         at, label = x(tick + 0.5), f"{tick:,}"
-        wide = draw.textlength(label, font=small)
-        if edges[0] <= tick < edges[-1]:
+        half = draw.textlength(label, font=small) / 2
+        start = max(min(at - half, WIDTH - 2 * half), 0)
+        if all(start + 2 * half + 8 < a or b + 8 < start for a, b in taken):
             draw.line((at, floor, at, floor + 4), INK)
-            if at - wide / 2 > free:
-                draw.text((at - wide / 2, floor + 7), label, INK, small)
-                free = at + wide / 2 + 8
-    free = 0.0
-    for percent, length in zip(MARKS, np.percentile(lengths, MARKS, method="inverted_cdf"), strict=True):
-        at, label = x(length + 0.5), f"{percent} %: {length:,}"
-        wide = draw.textlength(label, font=small)
-        start = max(min(at - wide / 2, WIDTH - RIGHT - wide), LEFT, free)
+            draw.text((start, floor + 7), label, INK, small)
+            taken.append((start, start + 2 * half))
+    marks = np.percentile(lengths, MARKS, method="inverted_cdf").tolist()
+    labels = [f"{percent} %: {length:,}" for percent, length in zip(MARKS, marks, strict=True)]
+    places = [x(length + 0.5) for length in marks]
+    for at, label, start in zip(
+        places, labels, spread(places, [draw.textlength(t, font=small) for t in labels]), strict=True
+    ):
+        middle = start + draw.textlength(label, font=small) / 2
         draw.line((at, TOP - 8, at, floor), MARK)
-        draw.line((start + wide / 2, TOP - 18, at, TOP - 8), MARK)
+        draw.line((middle, TOP - 18, at, TOP - 8), MARK)
         draw.text((start, TOP - 36), label, MARK, small)
-        free = start + wide + 12
+
+
+def spread(places: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Where labels start that should stand centred at rising places, and must neither overlap nor leave the picture."""
+    starts, free = [], 4.0
+    for at, width in zip(places, widths, strict=True):
+        starts.append(max(at - width / 2, free))
+        free = starts[-1] + width + 12
+    free = WIDTH - 4.0
+    for i in reversed(range(len(starts))):
+        starts[i] = min(starts[i], free - widths[i])
+        free = starts[i] - 12
+    return starts
