@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "instantiate": set(),
     "bundle": {"tasks", "models", "layers", "data", "text", "ragged", "instantiate", "durable"},
     "training": {"bundle", "tasks", "models", "layers", "data", "text", "ragged", "durable"},
+    "reporting": {"data"},
     "serving": {"bundle", "tasks", "models", "layers", "data", "text", "ragged"},
     "configuration": set(),
     "command_line": {"configuration"},

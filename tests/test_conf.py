@@ -16,7 +16,7 @@ from seqlab.instantiate import instantiate, mistakes
 from seqlab.settings import SECTIONS, Settings
 
 CONF = conf_folder()
-PRIMARY = {"train", "evaluate", "predict", "check"}
+PRIMARY = {"train", "evaluate", "predict", "check", "report"}
 SHARED = {"verb"}
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if len(path.parts) > 1]

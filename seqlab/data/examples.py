@@ -163,6 +163,16 @@ class Examples:
         return Rows(read, ids, self._bytes[ids])
 
     @cached_property
+    def sides(self) -> list[Int64s]:
+        """What is read token by token, as `Batch.layouts`: [E] tokens, and where something is written [E] its prefix.
+
+        They add up to `lengths`.
+        """
+        if "written" not in self._names:
+            return [self.lengths]
+        return [self._columns["tokens"].sizes[self._rows], self._columns["written"].sizes[self._rows] - 1]
+
+    @cached_property
     def _columns(self) -> dict[str, _ListColumn]:
         columns = {name: _column(self._table, name) for name in ("tokens", *self._names)}
         return {name: _ListColumn(column, name) for name, column in columns.items()}

@@ -1,0 +1,63 @@
+"""python -m seqlab.report [overrides]: what is in the data, and which batches it makes, before anything is trained."""
+
+from __future__ import annotations
+
+from seqlab.command_line import Command, run_verb
+
+
+def job(command: Command) -> None:
+    """Prints tables; leaves report.json, pictures of the lengths, and both for TensorBoard in a folder."""
+    import json
+    from datetime import datetime
+    from pathlib import Path
+
+    import numpy as np
+    from rich.console import Console
+    from torch.utils.tensorboard import SummaryWriter
+
+    from seqlab import experiment, settings
+    from seqlab.data import statistics
+    from seqlab.durable import replace_file
+    from seqlab.instantiate import instantiate
+    from seqlab.reporting.corpus_tables import tables
+    from seqlab.reporting.histograms import histograms
+    from seqlab.training.run_folder import RunFolder
+
+    config, trust = command.config, command.trust
+    settings.check(config, trust)
+    named = command.folder or config["output_dir"]
+    if not named:
+        name = config["name"] or command.choices["data"]
+        named = RunFolder.unique(Path("runs", f"report-{name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    with RunFolder.create(named) as folder:  # no run begins: the folder stays if anything is written to it
+        form, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
+        corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
+        found = statistics.statistics(corpus, loaders)
+        longest = config["batch"]["max_length"] or config["batch"]["tokens"]
+        batching = {**config["batch"], "max_length": longest, "over_long": loaders["train"].examples.over_long}
+        shown = list(tables(found, batching))
+        console = Console()
+        console = console if console.is_terminal else Console(width=100)
+        for table in shown:
+            console.print(table.rich(), "")
+        with SummaryWriter(str(folder.path)) as writer:
+            for name, splits in statistics.lengths(corpus.splits).items():
+                picture = histograms(splits, "words" if name == "words" else f"tokens {name}")
+                picture.save(folder.path / f"lengths-{name}.png")
+                writer.add_image(f"lengths/{name}", np.asarray(picture), 0, dataformats="HWC")
+                for split, lengths in splits.items():
+                    writer.add_histogram(f"lengths_{name}/{split}", lengths, 0)
+            for number, table in enumerate(shown, start=1):
+                writer.add_text(f"report/{number:02} {table.title}", table.markdown(), 0)
+        report = {"batch": batching, **found}
+        replace_file(folder.path / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+        print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")
+
+
+def main() -> None:
+    """The verb, as `python -m seqlab.report` runs it."""
+    run_verb(job, "report")
+
+
+if __name__ == "__main__":
+    main()
