@@ -35,6 +35,7 @@ FORMAT_VERSION = 2
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
     "Text": "seqlab.data.forms.text.Text",
+    "Stream": "seqlab.data.forms.stream.Stream",
     "TextAndLabel": "seqlab.data.forms.text_and_label.TextAndLabel",
     "WordsAndTags": "seqlab.data.forms.words_and_tags.WordsAndTags",
     "SourceAndTarget": "seqlab.data.forms.source_and_target.SourceAndTarget",
@@ -48,6 +49,7 @@ PARTS = {
     "Tagging": "seqlab.tasks.tagging.Tagging",
     "SequenceToSequence": "seqlab.tasks.sequence_to_sequence.SequenceToSequence",
     "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
+    "StreamLanguageModeling": "seqlab.tasks.stream_language_modeling.StreamLanguageModeling",
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
     "Tagger": "seqlab.models.tagger.Tagger",
     "Classifier": "seqlab.models.classifier.Classifier",

@@ -20,7 +20,9 @@ def job(command: Command) -> None:
     settings.check(command.config, command.trust)
     parts = experiment.build({**command.config, "device": "cpu", "precision": "float32"}, command.trust)
     examples = parts.loaders["train"].examples
-    shortest = examples.lengths.argsort(kind="stable")  # a spread of lengths from the shorter half, to be quick
+    shortest = examples.lengths[: examples.alone].argsort(
+        kind="stable"
+    )  # a spread of lengths from the shorter half, to be quick
     chosen = shortest[: max(1, len(shortest) // 2) : max(1, len(shortest) // (2 * SEQUENCES))]
     batch = examples.batch(chosen)
     table = Table(title=f"{len(batch)} sequences of {batch.tokens.layout.longest} tokens and less, against one batch")

@@ -19,8 +19,10 @@ from seqlab import bundle
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.examples import Examples
 from seqlab.data.forms.form import Form
+from seqlab.data.forms.stream import Stream
 from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
+from seqlab.data.windows import Windows
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.layers.kernels import kernels
@@ -120,11 +122,17 @@ def build_data(
         raise InputError(
             f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(form.policies)}"
         )
+    if isinstance(form, Stream) and batch.max_length is not None:
+        raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     corpus = prepare(source, form, learned, cache_folder())
     loaders = {}
     for split in splits:
+        examples: Examples | Windows
         try:
-            examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, over_long)
+            if isinstance(form, Stream):
+                examples = Windows(corpus.splits[split], form.lanes, form.window)
+            else:
+                examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, over_long)
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)

@@ -21,22 +21,29 @@ GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 MODELS = ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"]
 
 
+TASKS = {"stream": ["task=stream_language_modeling", "form.lanes=7", "form.window=11", "trainer.micro_tokens=40"]}
+
+
 def losses_of(verb: Callable[..., Outcome], model: str, *more: str) -> list[float]:
-    words = tiny(f"model={model}", "model.layers=2", "model.dropout=0.1", "trainer.max_steps=12", "optimizer.lr=0.01")
-    words += ["trainer.micro_tokens=300", "batch.max_length=200", *more]
-    assert verb("train", *words, "output_dir=run")[0] == 0
+    words = ["trainer.micro_tokens=300", "batch.max_length=200", *more]
+    return losses_with(verb, f"model={model}", *words)
+
+
+def losses_with(verb: Callable[..., Outcome], *words: str) -> list[float]:
+    given = tiny("model.layers=2", "model.dropout=0.1", "trainer.max_steps=12", "optimizer.lr=0.01", *words)
+    assert verb("train", *given, "output_dir=run")[0] == 0
     return [point["loss"] for point in read_points(Path("run/metrics.jsonl"))]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_tiny_run_keeps_its_losses(verb: Callable[..., Outcome], model: str, request: pytest.FixtureRequest) -> None:
-    losses = losses_of(verb, model)
+@pytest.mark.parametrize("name", [*MODELS, *TASKS])
+def test_a_tiny_run_keeps_its_losses(verb: Callable[..., Outcome], name: str, request: pytest.FixtureRequest) -> None:
+    losses = losses_with(verb, *TASKS[name]) if name in TASKS else losses_of(verb, name)
     recorded = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if request.config.getoption("--record"):
         GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps({**recorded, model: losses}, indent=1) + "\n")
+        GOLDEN.write_text(json.dumps({**recorded, name: losses}, indent=1) + "\n")
     else:
-        assert losses == pytest.approx(recorded[model], rel=1e-4)
+        assert losses == pytest.approx(recorded[name], rel=1e-4)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -83,7 +83,7 @@ def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
     rows, numbers = [], []
     for _ in range(300):
         kinds = [kind for kind in ("war", "love") if draw.random() < 0.5]
-        text = " ".join([*kinds, "film"])
+        text = " ".join([*kinds, "film", str(draw.randrange(1000))])  # which makes texts differ
         rows.append(json.dumps({"text": text, "label": kinds}))
         numbers.append(json.dumps({"text": text, "label": len(kinds) - 0.5}))
     Path("many.jsonl").write_text("\n".join(rows))

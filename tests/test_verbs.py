@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -287,17 +288,43 @@ def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome],
     assert json.loads(Path("run/summary.json").read_text())["validation_best"]["loss"] < 0.2
 
 
+def test_a_stream_is_judged_like_its_texts_and_continues_them(verb: Callable[..., Outcome]) -> None:
+    code, _, err = verb("train", *tiny(*STREAM, "optimizer=sgd", "trainer.clip=0.25", "output_dir=run"))
+    assert code == 0, err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["tokens"] == 6 * 5 * 6
+    for words in ([], [f"data.path={CORPUS / 'train.txt'}"]):  # of the run, and of the bundle alone
+        run = "run/bundle" if words else "run"
+        data = ["data=text", *words, f"data.test={CORPUS / 'test.txt'}"] if words else []
+        code, out, err = verb("evaluate", f"run={run}", *data)
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["loss"] == pytest.approx(summary["test"]["loss"], rel=1e-6)
+        # All tokens of all texts, and their ends, are predicted.
+        rate = found["loss"] * found["rows"]["tokens"] / math.log(2)
+        size = sum(len(line) + 1 for line in (CORPUS / "test.txt").read_bytes().split(b"\n") if line)
+        assert found["bits_per_byte"] == pytest.approx(rate / size, rel=1e-6)
+    Path("in.jsonl").write_text('{"text": "the old"}')
+    code, out, err = verb("predict", "run=run", "input=in.jsonl", "decoding.max_tokens=3")
+    assert (code, "continuation" in json.loads(out)) == (0, True), err
+    code, out, err = verb("check", *tiny(*STREAM, "model.dropout=0.5"))
+    assert (code, out.count("same")) == (0, 4), err
+
+
 def without_timings(path: Path) -> list[dict[str, float]]:
     timed = {"seconds", "seconds_left", "tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
     timed |= {"useful_gflops", "useful_flops_utilization"}
     return [{k: v for k, v in point.items() if k not in timed} for point in read_points(path / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("model", ["lstm", "transformer"])
+STREAM = ["task=stream_language_modeling", "form.lanes=5", "form.window=6"]
+
+
+@pytest.mark.parametrize("choice", [["model=lstm"], ["model=transformer"], STREAM])
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
-    verb: Callable[..., Outcome], model: str
+    verb: Callable[..., Outcome], choice: list[str]
 ) -> None:
-    words = tiny(f"model={model}", "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1")
+    words = tiny(*choice, "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1")
     assert verb("train", *words, "output_dir=whole")[0] == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
@@ -314,9 +341,12 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
     code, _, err = verb("train", *words, "name=killed", "resume=auto")
     assert code == 0, err
     assert without_timings(run) == without_timings(Path("whole"))
-    for name in ("model", "optimizer", "rng"):
-        ours, theirs = (folder / f"checkpoints/last/{name}.safetensors" for folder in (run, Path("whole")))
-        assert ours.read_bytes() == theirs.read_bytes(), name
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in (folder / "checkpoints/last").glob("*.safetensors")}
+        for folder in (run, Path("whole"))
+    )
+    assert ours == theirs
+    assert ("carried.safetensors" in ours) is (choice == STREAM)
 
 
 def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
@@ -408,7 +438,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
     ("words", "message"),
     [
         (["data.path=missing.txt"], "data.path=missing.txt"),
-        (["data.path=empty.txt"], "empty.txt: is empty"),
+        (["data.path=empty.txt"], "empty.txt: no record in it"),
         (["data.path=latin.txt"], "latin.txt, line 2: not UTF-8"),
         (["data.path=few.txt", "data.validation=null"], "data.validation"),
         (["batch.tokens=20", "batch.over_long=error"], "tokens, the limit is 20"),
@@ -424,6 +454,8 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["output_dir=/proc/nothing"], "/proc/nothing"),
         (["output_dir=latin.txt"], "latin.txt"),
         (["model.causal=false"], "model.causal=true"),
+        (["task=stream_language_modeling", "model=transformer"], "set model=lstm or another"),
+        (["task=stream_language_modeling", "batch.max_length=9"], "see form.window"),
         (["device=cuda:99"], "device=cuda:99"),
         (["threads=0", "seed=-1"], "threads=0"),
         (["precision=half"], "precision: expected 'float32' or 'bfloat16', got 'half'"),

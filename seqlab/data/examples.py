@@ -27,6 +27,7 @@ import pyarrow as pa
 import torch
 
 from seqlab.data.batch import Batch
+from seqlab.data.plan import Plan, make_plan
 from seqlab.errors import DataError, InputError, did_you_mean
 from seqlab.ragged import Layout, Ragged
 
@@ -72,6 +73,7 @@ class Examples:
     Attributes:
         lengths: [E] int64, the tokens that are read of each example.
         report: rows and tokens of the table, how many were over-long, and how many tokens were lost.
+        alone: how many examples, the first ones, are read without others before them: all.
 
     Raises:
         InputError: a row is too long under "error", "drop" leaves nothing, or an argument is out of range.
@@ -120,9 +122,7 @@ class Examples:
         self._rows = stored[row_E]
         self._starts = (np.arange(len(row_E)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * limit
         self.lengths: Int64s = np.minimum(lengths[row_E] - self._starts, limit)
-        # A piece has its share of the row's bytes, as a difference of rounded running shares: they add up exactly.
-        size, whole = sizes[row_E], np.maximum(lengths[row_E], 1)
-        self._bytes = size * (self._starts + self.lengths) // whole - size * self._starts // whole
+        self._bytes = _shares(sizes[row_E], self._starts, self._starts + self.lengths, lengths[row_E])
         self.report = {
             "rows": len(lengths),
             "tokens": int(lengths.sum()),
@@ -130,6 +130,7 @@ class Examples:
             "over_long_tokens": int(lengths[long].sum()),
             "lost_tokens": int(lengths.sum() - self.lengths.sum()),
         }
+        self.alone = len(self)
 
     def __len__(self) -> int:
         """E, the number of examples."""
@@ -161,6 +162,17 @@ class Examples:
                 sizes = lengths if name == "tokens" and "written" not in columns else column.sizes[rows]
                 read[name] = column.slices(rows, starts, sizes), sizes
         return Rows(read, ids, self._bytes[ids])
+
+    def pieces(self, examples: Int64s, starts: Int64s, ends: Int64s) -> tuple[Numbers, Numbers, Int64s]:
+        """Of text alone, tokens starts : ends of each of the examples, one after the other: what is read of them [T],
+        what is predicted [T], and how many bytes that stands for in each."""
+        rows, first = self._rows[examples], self._starts[examples]
+        tokens, targets = self._columns["tokens"].shifted(rows, first + starts, ends - starts)
+        return tokens, targets, _shares(self._bytes[examples], starts, ends, self.lengths[examples])
+
+    def plan(self, tokens: int, pool: int, seed: int | None, epoch: int) -> Plan:
+        """Which examples form which batch; see `make_plan`."""
+        return make_plan(self.lengths, tokens, pool, seed, epoch)
 
     @cached_property
     def sides(self) -> list[Int64s]:
@@ -213,6 +225,14 @@ class _ListColumn:
         joined = self.slices(rows, starts, lengths + 1)
         last = np.cumsum(lengths + 1) - 1
         return np.delete(joined, last), np.delete(joined, last - lengths)
+
+
+def _shares(sizes: Int64s, starts: Int64s, ends: Int64s, lengths: Int64s) -> Int64s:
+    """How many bytes tokens starts : ends stand for, of `sizes` in all: differences of rounded running shares, which
+    add up exactly."""
+    whole = np.maximum(lengths, 1)
+    shares: Int64s = sizes * ends // whole - sizes * starts // whole
+    return shares
 
 
 def _stored_rows(table: datasets.Dataset) -> Int64s:

@@ -17,7 +17,8 @@ from threading import Thread
 
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples, Int64s, Rows
-from seqlab.data.plan import Plan, make_plan
+from seqlab.data.plan import Plan
+from seqlab.data.windows import Windows
 from seqlab.errors import DataError
 
 
@@ -28,7 +29,7 @@ class Loader:
     changed; the plan has its own.
 
     Args:
-        examples: none longer than `tokens`.
+        examples: none longer than `tokens`; or windows of a stream, whose batches are what they are.
         tokens, pool, seed: as in `make_plan`; without a seed all epochs are the same.
         workers: processes that read ahead; 0 reads in this one. They start from a clean process, as a fork of one that
             runs threads can hang; so a script of one's own with workers needs `if __name__ == "__main__":`.
@@ -38,7 +39,7 @@ class Loader:
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Windows,
         tokens: int,
         pool: int = 50,
         seed: int | None = None,
@@ -56,7 +57,7 @@ class Loader:
         return self._plan_of(0 if always_the_same else epoch)
 
     def _make_plan(self, epoch: int) -> Plan:
-        plan = make_plan(self.examples.lengths, self.tokens, self.pool, self.seed, epoch)
+        plan = self.examples.plan(self.tokens, self.pool, self.seed, epoch)
         return plan if self.first_batches is None else plan.first(self.first_batches)
 
     def count(self, epoch: int) -> int:
@@ -80,7 +81,7 @@ class Loader:
             yield rows.batch()
 
 
-def _read_ahead(examples: Examples, batches: list[Int64s], workers: int, prefetch: int) -> Iterator[Rows]:
+def _read_ahead(examples: Examples | Windows, batches: list[Int64s], workers: int, prefetch: int) -> Iterator[Rows]:
     """The batches in order; of n workers, worker w reads the batches w, w + n, w + 2n, ..."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])  # what all workers import is imported once
@@ -120,7 +121,7 @@ def _read_ahead(examples: Examples, batches: list[Int64s], workers: int, prefetc
             pipe.close()
 
 
-def _work(examples: Examples, batches: list[Int64s], prefetch: int, pipe: Connection) -> None:
+def _work(examples: Examples | Windows, batches: list[Int64s], prefetch: int, pipe: Connection) -> None:
     """A worker's life: a thread reads, this one sends, `prefetch` batches wait between them."""
     os.setsid()  # a signal to the group, such as Ctrl-C, is for the process that trains, which may want more batches
     ready: Queue[Rows | Exception] = Queue(prefetch)

@@ -231,7 +231,8 @@ def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked:
 
 @_opaque_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
-    kernel = _call(q, k, bias, *asked).kernel
+    *where, causal, window, dropout = asked
+    kernel = _call(q, k, bias, *where[:3], None, causal, window, dropout).kernel
     log_sums = 0 if kernel == "efficient" else q.shape[0] * q.shape[1]
     return q.new_empty(q.shape), q.new_empty(log_sums, dtype=attend_tiles.sum_dtype(q.dtype))
 

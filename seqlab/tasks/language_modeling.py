@@ -11,6 +11,7 @@ from seqlab.data.batch import Batch
 from seqlab.models.decoding import Decoding, generate
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
+from seqlab.ragged import Ragged
 from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, seeds_of
 
 
@@ -41,7 +42,7 @@ class LanguageModeling:
         return {**counts, **dict.fromkeys(self.model.costs, batch.tokens.layout.total)}
 
     def step(self, batch: Batch) -> StepOutput:
-        hidden, costs = self.model.encode(batch.tokens)
+        hidden, costs = self.encode(batch)
         nats = self.model.head.loss(hidden.values, batch.targets.values)
         counts = self.counts(batch)
         terms = {"loss": Term(nats, counts["loss"], 1.0)}
@@ -49,6 +50,10 @@ class LanguageModeling:
             terms["bits_per_byte"] = Term(nats.detach() / math.log(2), counts["bits_per_byte"], 0.0)
         terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
         return StepOutput(terms)
+
+    def encode(self, batch: Batch) -> tuple[Ragged, dict[str, Tensor]]:
+        """Hidden [T, D], and the sum over the tokens of each of the model's `costs`."""
+        return self.model.encode(batch.tokens)
 
     def flops(self, batch: Batch) -> float:
         return self.model.flops(batch.tokens.lengths)

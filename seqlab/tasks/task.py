@@ -46,7 +46,11 @@ class StepOutput:
 
 
 class Task(Protocol):
-    """A model and how it is trained and judged."""
+    """A model and how it is trained and judged.
+
+    One that carries something from a training batch to the next, besides the weights, has it in `carried`, a
+    dict[str, Tensor] that is filled in place: a checkpoint keeps it. No other needs to have that.
+    """
 
     model: nn.Module
     monitor: str  # the metric that decides which checkpoint is best

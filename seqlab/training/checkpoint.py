@@ -4,7 +4,8 @@
                                   optimizer.safetensors  its tensors, named "<parameter>.<entry>"
                                   rng.safetensors        the random state of the host and of every CUDA device
                                   state.json             `State`, and the optimizer's scalars
-                                  manifest.json          size and SHA-256 of the four, and a digest of itself
+                                  carried.safetensors    what the task carries from batch to batch, where it does
+                                  manifest.json          size and SHA-256 of these, and a digest of itself
     checkpoints/last, best        relative links, for people
 
 A save is written into a hidden folder beside, flushed, and renamed: being killed at any moment leaves either the old
@@ -17,6 +18,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from seqlab.training.state import State
 
 FORMAT_VERSION = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
+CARRIED = "carried.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     scalars: dict[str, dict[str, Any]]
     rng: dict[str, Tensor]
+    carried: dict[str, Tensor]
     state: State
 
     @classmethod
@@ -58,13 +62,17 @@ class Checkpoint:
                 raise ValueError(f"its format is {stored['format_version']}, this seqlab reads {FORMAT_VERSION}")
             state = State.from_json(stored["state"])
             model, optimizer, rng = (safetensors.torch.load(content[name]) for name in FILES[:3])
+            carried = safetensors.torch.load(content[CARRIED]) if CARRIED in content else {}
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
-        return cls(folder, model, optimizer, stored["optimizer"], rng, state)
+        return cls(folder, model, optimizer, stored["optimizer"], rng, carried, state)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, carried: dict[str, Tensor] | None = None
+    ) -> State:
         """Weights, optimizer and random state become those of the checkpoint, bit for bit; returns its `State`.
 
+        What the task carries from batch to batch is put into `carried`.
         Hyper-parameters (learning rate, betas, ...) stay those that the optimizer was built with.
         """
         self.restore_model(model)
@@ -81,6 +89,9 @@ class Checkpoint:
         for device, random_state in self.rng.items():
             if device != "cpu" and torch.cuda.is_available():
                 torch.cuda.set_rng_state(random_state, device)
+        if carried is not None:
+            carried.clear()
+            carried.update(self.carried)
         return self.state
 
     def restore_model(self, model: nn.Module) -> None:
@@ -113,8 +124,13 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep = keep
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried: Mapping[str, Tensor] = {}
+    ) -> Path:
         """Writes the checkpoint of this step, points `last` and `best` to where they belong, drops what is old.
+
+        Args:
+            carried: see `Task.carried`.
 
         Raises:
             OSError: it could not be written; everything that was there before still is.
@@ -126,7 +142,7 @@ class Checkpoints:
         replaced = self.folder / f".replaced-{final.name}"
         try:
             beside.mkdir()
-            _write(beside, model, optimizer, state)
+            _write(beside, model, optimizer, state, carried)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
@@ -218,7 +234,9 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+def _write(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried: Mapping[str, Tensor]
+) -> None:
     """All files of a checkpoint, flushed to the disk."""
     names = _parameter_names(model, optimizer)
     tensors: dict[str, Tensor] = {}
@@ -238,6 +256,7 @@ def _write(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sta
         "optimizer.safetensors": stored(tensors),
         "rng.safetensors": stored(rng),
         "state.json": json.dumps(description, indent=1).encode(),
+        **({CARRIED: stored(carried)} if carried else {}),
     }
     content["manifest.json"] = _manifest({name: _fingerprint(data) for name, data in content.items()})
     for name, data in content.items():
@@ -257,23 +276,25 @@ def _manifest(files: dict[str, Any]) -> bytes:
 
 def _verified(folder: Path) -> dict[str, bytes]:
     """Content by file name, every byte as written; CheckpointError names the file and what is wrong with it."""
-    content = {}
-    try:
-        for name in (*FILES, "manifest.json"):
-            content[name] = (folder / name).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{folder / name}: {error.strerror}") from error
-    manifest = content.pop("manifest.json")
+    manifest = _read(folder / "manifest.json")
     try:
         files = json.loads(manifest)["files"]
-        intact = set(files) == set(FILES) and manifest == _manifest(files)
+        intact = set(FILES) <= set(files) <= {*FILES, CARRIED} and manifest == _manifest(files)
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
         raise CheckpointError(f"{folder / 'manifest.json'}: damaged, it does not agree with its own digest")
+    content = {name: _read(folder / name) for name in files}
     for name, data in content.items():
         if (found := _fingerprint(data)) != files[name]:
             reason = f"{found['bytes']} bytes with SHA-256 {found['sha256'][:12]}"
             expected = f"{files[name]['bytes']} bytes with {files[name]['sha256'][:12]}"
             raise CheckpointError(f"{folder / name}: damaged, {reason}, the manifest says {expected}")
     return content
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from error

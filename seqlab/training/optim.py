@@ -50,5 +50,32 @@ def adamw(
         wrong.append(f"optimizer.weight_decay={weight_decay}: expected 0 or more")
     if wrong:
         raise InputError("; ".join(wrong))
-    fused = {parameter.device.type for parameter in model.parameters()} <= FUSED_DEVICES
-    return torch.optim.AdamW(decay_groups(model, weight_decay), lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+    groups = decay_groups(model, weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=_fused(model))
+
+
+def sgd(
+    model: nn.Module, lr: float = 1.0, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+) -> torch.optim.SGD:
+    """Stochastic gradient descent with decay groups, and momentum as torch has it (Sutskever et al. 2013, section 2).
+
+    Raises:
+        InputError: a rate, momentum or decay outside its range.
+    """
+    wrong = []
+    if not lr > 0:
+        wrong.append(f"optimizer.lr={lr}: expected more than 0")
+    if not 0 <= momentum < 1:
+        wrong.append(f"optimizer.momentum={momentum}: expected at least 0 and less than 1")
+    if nesterov and momentum == 0:
+        wrong.append("optimizer.nesterov=true: there is none without optimizer.momentum")
+    if weight_decay < 0:
+        wrong.append(f"optimizer.weight_decay={weight_decay}: expected 0 or more")
+    if wrong:
+        raise InputError("; ".join(wrong))
+    groups = decay_groups(model, weight_decay)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fused(model))
+
+
+def _fused(model: nn.Module) -> bool:
+    return {parameter.device.type for parameter in model.parameters()} <= FUSED_DEVICES

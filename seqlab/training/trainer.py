@@ -95,6 +95,7 @@ class Trainer:
         self.device = torch.device(device)
         self.micro_tokens, self.clip, self.patience = micro_tokens, clip, patience
         self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
+        self.carried = getattr(task, "carried", {})  # most tasks carry nothing
         self.state = State()
         self.saved: tuple[int, int] | None = None  # the last checkpoint's step, and the step evaluated before it
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -107,7 +108,7 @@ class Trainer:
             InputError: the checkpoint is of another model.
         """
         if checkpoint := self.checkpoints.load_latest():
-            self.state = state = checkpoint.restore(self.task.model, self.optimizer)
+            self.state = state = checkpoint.restore(self.task.model, self.optimizer, self.carried)
             self.saved = (state.step, state.evaluated)
             if state.is_best:
                 self.publish()  # the process may have ended between saving and this
@@ -239,7 +240,7 @@ class Trainer:
         state.seconds = time.perf_counter() - self.started
         self.log.flush()
         try:
-            self.checkpoints.save(self.task.model, self.optimizer, state)
+            self.checkpoints.save(self.task.model, self.optimizer, state, self.carried)
             if state.is_best:
                 self.publish()
             self.saved = (state.step, state.evaluated)

@@ -167,11 +167,11 @@ def test_what_a_killed_process_left_is_no_obstacle(source: Memory, tmp_path: Pat
 def test_nothing_half_written_where_preparing_fails(
     source: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(self: Tokenizer, path: Path) -> None:
+    def no_room(self: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tokenizer, "save", no_room)
+        patch.setattr(Path, "write_bytes", no_room)
         with pytest.raises(DataError, match=r"No space left.*SEQLAB_CACHE="):
             prepare(source, Text(), Bytes(), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

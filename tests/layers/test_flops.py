@@ -132,9 +132,9 @@ def test_classifiers_and_taggers_add_up_their_parts() -> None:
     tokens, (d, h) = Layout(lengths), (WIDTH, 5)
     encoder = RecurrentEncoder(13, LSTMCell, width=d, causal=False)
     both_ways = 2 * 24 * d * 2 * d
-    assert Classifier(encoder, 3, dropout=0.0).flops(lengths) == both_ways * 7 + 6 * 2 * d * 3 * 3
-    attentive = Classifier(encoder, 3, pooling="attention").flops(lengths)
-    assert attentive == Classifier(encoder, 3).flops(lengths) + 12 * 2 * d * 7
+    assert Classifier(encoder, 3, "one", dropout=0.0).flops(lengths) == both_ways * 7 + 6 * 2 * d * 3 * 3
+    attentive = Classifier(encoder, 3, "one", pooling="attention").flops(lengths)
+    assert attentive == Classifier(encoder, 3, "one").flops(lengths) + 12 * 2 * d * 7
     assert Classifier(encoder, None, "number").flops(lengths) == both_ways * 7 + 6 * 2 * d * 3
     assert Tagger(encoder, 3).flops(tokens, pieces) == both_ways * 7 + 6 * 2 * d * 3 * 4
     spelled = Tagger(encoder, 3, word_vectors=partial(WordVectors, cell=GRUCell, spelling=h, word_vocabulary=9))

@@ -36,7 +36,7 @@ HEADS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 
 def make(encoder: str, **options: Any) -> Classifier:
     torch.manual_seed(3)
-    model = Classifier(ENCODERS[encoder](), LABELS, **options).double()
+    model = Classifier(ENCODERS[encoder](), LABELS, **{"answer": "one", **options}).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model.eval()
@@ -131,4 +131,4 @@ def test_features_of_the_pooled_vector_are_dropped_while_training() -> None:
 )
 def test_what_does_not_go_together_is_refused(labels: int | None, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Classifier(ENCODERS["gru"](), labels, **options)
+        Classifier(ENCODERS["gru"](), labels, **{"answer": "one", **options})

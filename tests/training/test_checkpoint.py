@@ -19,7 +19,7 @@ from toy_training import ToyBatches, ToyModel, ToyTask
 from seqlab import durable
 from seqlab.errors import CheckpointError, InputError
 from seqlab.training.averages import Averages
-from seqlab.training.checkpoint import FILES, Checkpoint, Checkpoints, distinct_tensors
+from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward
 from seqlab.training.optim import adamw
 from seqlab.training.state import State
@@ -65,15 +65,18 @@ def equal(a: Any, b: Any) -> bool:
 
 def test_everything_is_restored_bit_for_bit(tmp_path: Path) -> None:
     model, optimizer, state = trained()
-    Checkpoints(tmp_path).save(model, optimizer, state)
+    carried = {"read": torch.tensor([3, 2]), "0": torch.rand(2, 4)}
+    Checkpoints(tmp_path).save(model, optimizer, state, carried)
     draws = torch.rand(5)
 
     other = ToyModel()
     other_optimizer = adamw(other, lr=0.5)
     checkpoint = Checkpoints(tmp_path).load_latest()
     assert checkpoint is not None
-    restored = checkpoint.restore(other, other_optimizer)
+    memory = {"stale": torch.zeros(1)}
+    restored = checkpoint.restore(other, other_optimizer, memory)
     assert torch.equal(torch.rand(5), draws)
+    assert equal(carried, memory)
     assert equal(model.state_dict(), other.state_dict())
     assert equal(optimizer.state_dict()["state"], other_optimizer.state_dict()["state"])
     assert optimizer.state_dict()["state"][0]["step"].item() == 2
@@ -107,12 +110,12 @@ def test_tied_weights_are_stored_once_and_nothing_is_pickled(tmp_path: Path) -> 
         assert head[:1] == b"{" or head[8:9] == b"{", "neither JSON nor safetensors"
 
 
-@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*FILES, CARRIED, "manifest.json"])
 def test_every_damage_is_found(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     model, optimizer, state = trained()
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1, 1)
-    file = checkpoints.save(model, optimizer, state) / name
+    file = checkpoints.save(model, optimizer, state, {"read": torch.arange(3)}) / name
     content = file.read_bytes()
     randomly = random.Random(name)
     places = [0, len(content) - 1, *(randomly.randrange(len(content)) for _ in range(30))]

@@ -7,7 +7,7 @@ import torch
 from toy_training import ToyModel
 
 from seqlab.errors import InputError
-from seqlab.training.optim import adamw, decay_groups
+from seqlab.training.optim import adamw, decay_groups, sgd
 
 
 def names_by_group(model: torch.nn.Module) -> dict[str, list[str]]:
@@ -45,3 +45,28 @@ def test_all_mistakes_are_told_at_once() -> None:
         adamw(ToyModel(), lr=0, betas=(0.9, 1.0), eps=-1, weight_decay=-0.1)
     for name in ("lr=0", "betas=[0.9, 1.0]", "eps=-1", "weight_decay=-0.1"):
         assert f"optimizer.{name}" in str(caught.value)
+
+
+def test_sgd_is_that_of_torch_with_decay_of_matrices_only() -> None:
+    ours, by_hand = ToyModel(), ToyModel()
+    by_hand.load_state_dict(ours.state_dict())
+    optimizer = sgd(ours, lr=0.1, momentum=0.9, weight_decay=0.5)
+    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for step in range(3):
+        torch.manual_seed(step)
+        gradients = [torch.randn_like(p) for p in by_hand.parameters()]
+        for p, gradient in zip(ours.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+        with torch.no_grad():
+            for p, v, gradient in zip(by_hand.parameters(), velocity, gradients, strict=True):
+                v.mul_(0.9).add_(gradient + (0.5 * p if p.dim() >= 2 else 0))
+                p.sub_(0.1 * v)
+    for a, b in zip(ours.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    with pytest.raises(InputError) as caught:
+        sgd(ours, lr=0, momentum=1.0, weight_decay=-1)
+    for name in ("lr=0", "momentum=1.0", "weight_decay=-1"):
+        assert f"optimizer.{name}" in str(caught.value)
+    with pytest.raises(InputError, match=r"optimizer\.nesterov"):
+        sgd(ours, nesterov=True)

@@ -336,10 +336,10 @@ def test_a_periodic_save_may_fail(
     trainer = toy_trainer(tmp_path)
     save = trainer.checkpoints.save
 
-    def failing(model: nn.Module, optimizer: torch.optim.Optimizer, state: Any) -> Path:
+    def failing(model: nn.Module, optimizer: torch.optim.Optimizer, state: Any, carried: dict[str, Tensor]) -> Path:
         if state.step == 6:
             raise OSError(28, "No space left on device")
-        return save(model, optimizer, state)
+        return save(model, optimizer, state, carried)
 
     trainer.checkpoints.save = failing  # type: ignore[method-assign]
     fit(trainer)

@@ -1,0 +1,47 @@
+"""Language modelling of one stream: the state goes on from window to window."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seqlab.data.batch import Batch
+from seqlab.layers.rnn import RecurrentStack
+from seqlab.models.decoding import Decoding
+from seqlab.models.language_model import LanguageModel
+from seqlab.ragged import Ragged
+from seqlab.tasks.carried import Carried
+from seqlab.tasks.language_modeling import LanguageModeling
+
+
+class StreamLanguageModeling(LanguageModeling):
+    """The figures of language modelling; truncated backpropagation through time (Williams & Peng 1990).
+
+    An evaluation reads with a memory of its own, and so leaves that of training as it was.
+
+    Args:
+        model: a recurrent one.
+        lanes: of the stream.
+        lossless, end, decoding: see `LanguageModeling`.
+
+    Attributes:
+        carried: what a checkpoint keeps of the memory of training.
+
+    Raises:
+        ValueError: the model is not recurrent.
+    """
+
+    def __init__(self, model: LanguageModel, lanes: int, lossless: bool, end: int, decoding: Decoding) -> None:
+        super().__init__(model, lossless, end, decoding)
+        if not isinstance(model.encoder.stack, RecurrentStack):
+            raise ValueError(
+                "a stream is read by a recurrent model, whose state stays small however much it has read: set "
+                "model=lstm or another, or task=language_modeling with batch.max_length and batch.over_long=split"
+            )
+        self.training, self.judging = Carried(lanes), Carried(lanes)
+        self.carried = self.training.tensors
+
+    def encode(self, batch: Batch) -> tuple[Ragged, dict[str, Tensor]]:
+        memory = self.training if self.model.training else self.judging
+        hidden, state = self.model(batch.tokens, memory.before(batch.ids, batch.tokens.device))
+        memory.after(batch.ids, state)
+        return hidden, {}
