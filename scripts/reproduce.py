@@ -1,8 +1,8 @@
 """python scripts/reproduce.py --data FOLDER [--only NAME ...]: published results, run by run, into docs/results.md.
 
-FOLDER holds the data as its authors publish it, in folders trec6, sst, cogs, ud_english_ewt, multi30k and wikitext2; what
-is generated needs none. Runs lie in runs/reproduce/EXPERIMENT/seed-SEED. What is finished there is not run again, what
-was interrupted goes on where it stopped. Every model is chosen on validation data; the test split is read once per row.
+FOLDER holds the data as its authors publish it, in folders trec6, sst, cogs, ud_english_ewt, multi30k and wikitext2;
+what is generated needs none. Runs lie in runs/reproduce/EXPERIMENT/seed-SEED. What is finished there is not run again,
+what was interrupted goes on where it stopped. Every model is chosen on validation data; the test split is read once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Row:
     published   what others report, and where
     goal        what to reach, as the table tells it; None: nothing to reach
     scale       what the metric is multiplied by to be told
-    evaluate    overrides of `seqlab.evaluate`, where the figure is that of other data or another decoding than the run's
+    evaluate    overrides of `seqlab.evaluate`, where the figure is of other data or of another decoding
     """
 
     experiment: str
@@ -173,8 +173,8 @@ def told(row: Row, data: Path) -> str | None:
 HEAD = """# Published results, run again
 
 Written by `python scripts/reproduce.py --data FOLDER`, on 2 CPU cores. Mean and standard deviation over seeds; every
-model is chosen on validation data, the test split is read once. Minutes are those of one training run. A row's command is
-`python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER` where it reads data.
+model is chosen on validation data, the test split is read once. Minutes are those of one training run. A row's command
+is `python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER` where it reads data.
 
 | experiment | metric | reached | seeds | to reach | published | minutes |
 |---|---|---|---|---|---|---|

@@ -52,11 +52,11 @@ NODES = [(key, path.parts[0], node) for path in FILES for key, node in nodes(rea
 
 def test_no_file_is_overlooked() -> None:
     assert {path.stem for path in FILES if len(path.parts) == 1} == PRIMARY | SHARED
-    groups = {"data", "tokenizer", "model", "task", "word_vectors", "optimizer", "schedule", "debug"}
+    groups = {"data", "tokenizer", "model", "task", "word_vectors", "optimizer", "schedule", "experiment", "debug"}
     assert {path.parts[0] for path in GROUP_FILES} == groups
     for path in GROUP_FILES:  # describes a part, or changes one that another file of its group describes
         base = [choice for choice in read(path).get("defaults", []) if isinstance(choice, str) and choice != "_self_"]
-        whole = path.parts[0] in ("debug", "task")  # sections of the whole configuration
+        whole = path.parts[0] in ("debug", "task", "experiment")  # sections of the whole configuration
         assert whole or "_target_" in read(path) or (path.parent / f"{base[0]}.yaml") in FILES, path
 
 

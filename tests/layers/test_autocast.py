@@ -24,7 +24,7 @@ WIDTH = 16
 LENGTHS = [5, 0, 9, 2, 2, 1]
 CELLS = [LSTMCell, GRUCell, TanhCell, MyCell]
 STACKS: dict[str, Callable[[], SequenceLayer]] = {
-    **{cell.__name__: lambda cell=cell: RecurrentStack(WIDTH, 8, cell, layers=2, causal=False) for cell in CELLS},
+    **{cell.__name__: lambda cell=cell: RecurrentStack(WIDTH, 8, cell, layers=2, bidirectional=True) for cell in CELLS},
     "LSTMCell, residual": lambda: RecurrentStack(WIDTH, WIDTH, LSTMCell, layers=2, residual=True),
     "causal": lambda: TransformerStack(WIDTH, 2, 2, 32, True, RotaryPositions(WIDTH, 8)),
     "bidirectional": lambda: TransformerStack(WIDTH, 2, 2, 32, False, NoPositions(WIDTH, 8)),
