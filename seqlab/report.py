@@ -47,8 +47,8 @@ def job(command: Command) -> None:
                 writer.add_image(f"lengths/{name}", np.asarray(picture), 0, dataformats="HWC")
                 for split, lengths in splits.items():
                     writer.add_histogram(f"lengths_{name}/{split}", lengths, 0)
-            for number, table in enumerate(shown, start=1):
-                writer.add_text(f"report/{number:02} {table.title}", table.markdown(), 0)
+            for table in shown:
+                writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
         replace_file(folder.path / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
         print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")

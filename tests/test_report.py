@@ -41,8 +41,8 @@ def report(verb: Verb, *words: str) -> tuple[dict[str, Any], str]:
 
 
 def lines_of(out: str, first: str) -> list[list[str]]:
-    """The lines that begin with a word, by their cells."""
-    return [line.split() for line in out.splitlines() if line.split()[:1] == [first]]
+    """The rows of tables that begin with a word, by their cells."""
+    return [line.split() for line in out.splitlines() if line.startswith(f" {first} ")]
 
 
 def text_of(*texts: str) -> list[Any]:
@@ -191,8 +191,7 @@ def test_tensorboard_shows_the_tables_and_the_lengths(verb: Verb) -> None:
     assert image.encoded_image_string.startswith(b"\x89PNG")
     texts = [tag for tag in shown["tensors"] if tag.startswith("report/")]
     assert len(texts) == 6
-    (lengths,) = (tag for tag in texts if "Lengths" in tag)
-    (text,) = events.Tensors(lengths)
+    (text,) = events.Tensors("report/Lengths/text_summary")
     cells = text.tensor_proto.string_val[0].decode().splitlines()[2].replace("\\", "")
     assert cells == "| train | 3 | 3 | 3 | 4 | 5 | 5 | 5 | 5 | 4.0 | 12 |"
 
