@@ -263,3 +263,19 @@ def test_a_bad_line_is_refused_by_its_number(verb: Verb) -> None:
     assert code == 2
     assert "train.jsonl, line 2: not JSON" in err
     assert not Path("out").exists()
+
+
+def test_a_stream_has_batches_of_its_own(verb: Verb) -> None:
+    files(text_of("abcdefghij", "k"), text_of("ab"), text_of("abc"))
+    found, out = report(verb, *JSON, "task=stream_language_modeling", "form.lanes=2", "form.window=3")
+    assert {key: found["batch"][key] for key in ("tokens", "max_length")} == {"tokens": 6, "max_length": None}
+    assert found["rows"]["train"]["over_long_rows"] == 0
+    assert "over-long: none, in a stream" in out
+    # 13 tokens in lanes of 6 and 7: windows of 3 and 3, 3 and 3, 0 and 1.
+    assert found["batches"]["train"] == {
+        "batches": 3,
+        "tokens": {"mean": 13 / 3, "min": 1, "max": 6},
+        "sequences": {"mean": 2.0, "min": 2, "max": 2},
+        "fill": pytest.approx(13 / 18),
+    }
+    assert found["padding"]["train"]["ours"]["cells"] == 14

@@ -57,6 +57,11 @@ class Windows:
         """E, the number of windows of all lanes."""
         return len(self.lengths)
 
+    @property
+    def sides(self) -> list[Int64s]:
+        """As that of `Examples`."""
+        return [self.lengths]
+
     def plan(self, tokens: int, pool: int, seed: int | None, epoch: int) -> Plan:
         """One after the other, the same in all epochs."""
         return Plan(np.arange(len(self)), np.arange(0, len(self) + 1, self.lanes))

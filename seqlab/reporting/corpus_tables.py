@@ -37,9 +37,13 @@ def _rows(found: Mapping[str, Any], batching: Mapping[str, Any]) -> Table:
         for split, part in found["rows"].items()
     ]
     rejected = ", ".join(f"{_n(count)} {reason}" for reason, count in found["rejected"].items()) or "none"
-    headings = ["", "rows", "tokens", f"rows > {_n(batching['max_length'])}", "their tokens"]
-    note = f"batch.over_long={batching['over_long']} for rows of more tokens. Rows that could not be used: {rejected}"
-    return Table("Rows and examples", [*headings, "examples", "lost tokens", "share"], rows, note)
+    headings = ["", "rows", "tokens", "over-long", "their tokens", "examples", "lost tokens", "share"]
+    over_long = "none, in a stream"
+    if batching["max_length"] is not None:
+        over_long = f"of more than {_n(batching['max_length'])} tokens, batch.over_long={batching['over_long']}"
+    return Table(
+        "Rows and examples", headings, rows, f"over-long: {over_long}\nrows that could not be used: {rejected}"
+    )
 
 
 def _lengths(found: Mapping[str, Any]) -> Table:
@@ -139,7 +143,7 @@ def _batches(found: Mapping[str, Any], batching: Mapping[str, Any]) -> Table:
             for name in ("tokens", "sequences")
         )
         rows.append([split, _n(part["batches"]), *tokens, _percent(part["fill"]), *sequences])
-    note = f"of up to {_n(batching['tokens'])} tokens (batch.tokens), in the first epoch"
+    note = f"of up to {_n(batching['tokens'])} tokens, in the first epoch"
     return Table("Batches", headings, rows, note)
 
 
