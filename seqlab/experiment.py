@@ -125,6 +125,7 @@ def build_data(
     if isinstance(form, Stream) and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     corpus = prepare(source, form, learned, cache_folder())
+    tokens = form.lanes * form.window if isinstance(form, Stream) else batch.tokens
     loaders = {}
     for split in splits:
         examples: Examples | Windows
@@ -136,9 +137,9 @@ def build_data(
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
-        loaders[split] = Loader(examples, batch.tokens, batch.pool, seed, workers, reading.prefetch)
+        loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
     if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on
-        train = Loader(loaders["train"].examples, batch.tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
+        train = Loader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
         loaders |= {"train": train, "validation": train}
     return corpus, loaders
 

@@ -17,6 +17,7 @@ def job(command: Command) -> None:
 
     from seqlab import experiment, settings
     from seqlab.data import statistics
+    from seqlab.data.forms.stream import Stream
     from seqlab.durable import replace_file
     from seqlab.instantiate import instantiate
     from seqlab.reporting.corpus_tables import tables
@@ -33,8 +34,10 @@ def job(command: Command) -> None:
         form, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
         corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
         found = statistics.statistics(corpus, loaders)
-        longest = config["batch"]["max_length"] or config["batch"]["tokens"]
-        batching = {**config["batch"], "max_length": longest, "over_long": loaders["train"].examples.over_long}
+        loader = loaders["train"]
+        longest = None if isinstance(form, Stream) else config["batch"]["max_length"] or loader.tokens
+        settled = {"tokens": loader.tokens, "max_length": longest, "over_long": loader.examples.over_long}
+        batching = {**config["batch"], **settled}
         shown = list(tables(found, batching))
         console = Console()
         console = console if console.is_terminal else Console(width=100)
@@ -47,8 +50,8 @@ def job(command: Command) -> None:
                 writer.add_image(f"lengths/{name}", np.asarray(picture), 0, dataformats="HWC")
                 for split, lengths in splits.items():
                     writer.add_histogram(f"lengths_{name}/{split}", lengths, 0)
-            for number, table in enumerate(shown, start=1):
-                writer.add_text(f"report/{number:02} {table.title}", table.markdown(), 0)
+            for table in shown:
+                writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
         replace_file(folder.path / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
         print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")

@@ -12,11 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typing_words import CORPUS, Outcome
 
 Verb = Callable[..., Outcome]
-FORM = "form._target_=seqlab.data.forms."
 JSON = [
-    "data=text",
-    "~data.unit",
-    "data._target_=seqlab.data.json_files.JsonFiles",
+    "data=json",
     *(
         f"data.{setting}={split}.jsonl"
         for setting, split in (("path", "train"), ("validation", "dev"), ("test", "test"))
@@ -41,8 +38,8 @@ def report(verb: Verb, *words: str) -> tuple[dict[str, Any], str]:
 
 
 def lines_of(out: str, first: str) -> list[list[str]]:
-    """The lines that begin with a word, by their cells."""
-    return [line.split() for line in out.splitlines() if line.split()[:1] == [first]]
+    """The rows of tables that begin with a word, by their cells."""
+    return [line.split() for line in out.splitlines() if line.startswith(f" {first} ")]
 
 
 def text_of(*texts: str) -> list[Any]:
@@ -55,7 +52,7 @@ def test_text(verb: Verb) -> None:
         text_of("ab a", "é"),
         text_of("abc", "a", "b"),
     )
-    settings = ["++data.on_error=skip", "++data.max_rejected=0.2", "batch.tokens=12", "batch.max_length=8"]
+    settings = ["data.on_error=skip", "data.max_rejected=0.2", "batch.tokens=12", "batch.max_length=8"]
     found, out = report(verb, *JSON, *settings)
     assert found["rejected"] == {"not JSON": 1}
     assert "1 not JSON" in out
@@ -109,8 +106,9 @@ def test_text_and_label(verb: Verb) -> None:
         [{"text": "cc", "label": "no"}, {"text": "d", "label": "no"}],
         [{"text": "aa", "label": "yes"}, {"text": "e", "label": "no"}],
     )
-    form = f"{FORM}text_and_label.TextAndLabel"
-    found, out = report(verb, *JSON, form, "batch.tokens=8", "batch.max_length=2", "batch.over_long=truncate")
+    found, out = report(
+        verb, *JSON, "task=classification", "batch.tokens=8", "batch.max_length=2", "batch.over_long=truncate"
+    )
     assert found["rows"]["train"] == {
         "rows": 3, "tokens": 7, "over_long_rows": 1, "over_long_tokens": 3, "lost_tokens": 1, "examples": 3,
     }  # fmt: skip
@@ -133,7 +131,7 @@ def test_words_and_tags(verb: Verb) -> None:
         [row("Li saw", "I-per O")],
         [row("Ann saw Rome", "O O B-loc"), row("Rome", "B-loc")],
     )
-    found, out = report(verb, *JSON, f"{FORM}words_and_tags.WordsAndTags", "+form.word_vocabulary=9")
+    found, out = report(verb, *JSON, "task=tagging", "form.words=9")
     assert found["lengths"]["words"]["train"]["total"] == 7
     assert found["lengths"]["read"]["train"]["total"] == 10 + 4 + 6
     assert found["vocabulary"]["read"]["splits"]["train"]["tokens_per_word"] == 20 / 7
@@ -160,8 +158,8 @@ def test_source_and_target(verb: Verb) -> None:
         [{"source": "ab", "target": "z"}],
         [{"source": "abc", "target": "w"}],
     )
-    target = "+form.target_tokenizer._target_=seqlab.text.tokenizer_training.Characters"
-    found, _ = report(verb, *JSON, f"{FORM}source_and_target.SourceAndTarget", target, "batch.tokens=16")
+    target = "tokenizer@form.target_tokenizer=characters"
+    found, _ = report(verb, *JSON, "task=seq2seq", target, "batch.tokens=16")
     assert {side: part["train"]["total"] for side, part in found["lengths"].items()} == {"read": 8, "written": 8}
     assert found["rows"]["train"]["tokens"] == 16
     assert {side: part["size"] for side, part in found["vocabulary"].items()} == {"read": 257, "written": 257 + 3}
@@ -191,8 +189,7 @@ def test_tensorboard_shows_the_tables_and_the_lengths(verb: Verb) -> None:
     assert image.encoded_image_string.startswith(b"\x89PNG")
     texts = [tag for tag in shown["tensors"] if tag.startswith("report/")]
     assert len(texts) == 6
-    (lengths,) = (tag for tag in texts if "Lengths" in tag)
-    (text,) = events.Tensors(lengths)
+    (text,) = events.Tensors("report/Lengths/text_summary")
     cells = text.tensor_proto.string_val[0].decode().splitlines()[2].replace("\\", "")
     assert cells == "| train | 3 | 3 | 3 | 4 | 5 | 5 | 5 | 5 | 4.0 | 12 |"
 
@@ -202,7 +199,7 @@ def test_many_labels_and_numbers(verb: Verb) -> None:
     files([{"text": x, "label": x} for x in [*labels, labels[3]]], text_of("t"), text_of("t"))
     for name in ("dev", "test"):
         Path(f"{name}.jsonl").write_text(json.dumps({"text": "t", "label": labels[29]}))
-    found, out = report(verb, *JSON, f"{FORM}text_and_label.TextAndLabel")
+    found, out = report(verb, *JSON, "task=classification")
     assert len(found["labels"]["splits"]["train"]["counts"]) == 30
     shown = [line.split()[0] for line in out.splitlines() if line.split() and "label" in line.split()[0]]
     assert shown[:20] == ["label03", *labels[:3], *labels[4:20]]
@@ -210,7 +207,7 @@ def test_many_labels_and_numbers(verb: Verb) -> None:
     assert "and 9 more" in out
 
     files([{"text": "a", "label": 1}, {"text": "b", "label": 3}], *[[{"text": "c", "label": 6}]] * 2)
-    code, out, err = verb("report", *JSON, f"{FORM}text_and_label.TextAndLabel", "+form.labels=number", "output_dir=n")
+    code, out, err = verb("report", *JSON, "task=classification", "form.answer=number", "output_dir=n")
     assert code == 0, err
     found = json.loads(Path("n/report.json").read_text())
     assert (found["numbers"]["train"]["rmse_of_mean"], found["numbers"]["test"]["rmse_of_mean"]) == (1.0, 4.0)
@@ -266,3 +263,19 @@ def test_a_bad_line_is_refused_by_its_number(verb: Verb) -> None:
     assert code == 2
     assert "train.jsonl, line 2: not JSON" in err
     assert not Path("out").exists()
+
+
+def test_a_stream_has_batches_of_its_own(verb: Verb) -> None:
+    files(text_of("abcdefghij", "k"), text_of("ab"), text_of("abc"))
+    found, out = report(verb, *JSON, "task=stream_language_modeling", "form.lanes=2", "form.window=3")
+    assert {key: found["batch"][key] for key in ("tokens", "max_length")} == {"tokens": 6, "max_length": None}
+    assert found["rows"]["train"]["over_long_rows"] == 0
+    assert "over-long: none, in a stream" in out
+    # 13 tokens in lanes of 6 and 7: windows of 3 and 3, 3 and 3, 0 and 1.
+    assert found["batches"]["train"] == {
+        "batches": 3,
+        "tokens": {"mean": 13 / 3, "min": 1, "max": 6},
+        "sequences": {"mean": 2.0, "min": 2, "max": 2},
+        "fill": pytest.approx(13 / 18),
+    }
+    assert found["padding"]["train"]["ours"]["cells"] == 14

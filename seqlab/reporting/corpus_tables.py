@@ -37,9 +37,13 @@ def _rows(found: Mapping[str, Any], batching: Mapping[str, Any]) -> Table:
         for split, part in found["rows"].items()
     ]
     rejected = ", ".join(f"{_n(count)} {reason}" for reason, count in found["rejected"].items()) or "none"
-    headings = ["", "rows", "tokens", f"rows > {_n(batching['max_length'])}", "their tokens"]
-    note = f"batch.over_long={batching['over_long']} for rows of more tokens. Rows that could not be used: {rejected}"
-    return Table("Rows, and the examples made of them", [*headings, "examples", "lost tokens", "share"], rows, note)
+    headings = ["", "rows", "tokens", "over-long", "their tokens", "examples", "lost tokens", "share"]
+    over_long = "none, in a stream"
+    if batching["max_length"] is not None:
+        over_long = f"of more than {_n(batching['max_length'])} tokens, batch.over_long={batching['over_long']}"
+    return Table(
+        "Rows and examples", headings, rows, f"over-long: {over_long}\nrows that could not be used: {rejected}"
+    )
 
 
 def _lengths(found: Mapping[str, Any]) -> Table:
@@ -49,13 +53,13 @@ def _lengths(found: Mapping[str, Any]) -> Table:
         [
             split if len(found) == 1 else f"{name}, {split}",
             *(_n(part[column]) for column in names),
-            f"{part['mean']:,.1f}",
+            _mean(part["mean"]),
             _n(part["total"]),
         ]
         for name, splits in found.items()
         for split, part in splits.items()
     ]
-    return Table(f"Lengths: tokens {'and words ' if 'words' in found else ''}per row", headings, rows)
+    return Table("Lengths", headings, rows, f"tokens {'and words ' if 'words' in found else ''}per row")
 
 
 def _vocabulary(found: Mapping[str, Any]) -> Table:
@@ -76,15 +80,12 @@ def _vocabulary(found: Mapping[str, Any]) -> Table:
         for name, vocabulary in found.items()
         for split, part in vocabulary["splits"].items()
     ]
-    of = " and ".join(
-        f"{_n(vocabulary['size'])} tokens ({name})" if len(found) > 1 else f"{_n(vocabulary['size'])} tokens"
-        for name, vocabulary in found.items()
-    )
+    of = " and ".join(f"{_n(vocabulary['size'])} tokens ({name})" for name, vocabulary in found.items())
     note = (
-        "types: distinct tokens. used: their share of the vocabulary. new: types that train has not, and their share\n"
-        f"of the tokens. bytes, chars: of a token; per word: tokens; in up to {_n(DECODED_ROWS)} rows of a split."
+        f"{of}. types: distinct tokens. used: their share of the vocabulary. new: types that train has not, and their "
+        f"share of the tokens. bytes, chars: of a token; per word: tokens; in up to {_n(DECODED_ROWS)} rows of a split."
     )
-    return Table(f"Vocabulary of {of}", headings, rows, note)
+    return Table("Vocabulary", headings, rows, note)
 
 
 def _labels(found: Mapping[str, Any]) -> Table:
@@ -101,7 +102,7 @@ def _labels(found: Mapping[str, Any]) -> Table:
     rows = [[name, *cells([name])] for name in shown]
     if shown != names:
         rows.append([f"{len(names) - LABELS} others", *cells(names[LABELS:])])
-    notes = []
+    notes = [f"{_n(len(names))} labels"]
     if found["majority"] is not None:
         right = ", ".join(f"{_percent(part['majority'])} in {split}" for split, part in splits.items())
         notes.append(f'always answering "{found["majority"]}" is right: {right}')
@@ -116,7 +117,7 @@ def _labels(found: Mapping[str, Any]) -> Table:
             more = f" and {len(missing) - LABELS} more" if len(missing) > LABELS else ""
             notes.append(f"missing in {split}: {', '.join(missing[:LABELS])}{more}")
     headings = ["", *(heading for split in splits for heading in (split, "share"))]
-    return Table(f"{_n(len(names))} labels", headings, rows, "\n".join(notes))
+    return Table("Labels", headings, rows, "\n".join(notes))
 
 
 def _numbers(found: Mapping[str, Any]) -> Table:
@@ -138,11 +139,12 @@ def _batches(found: Mapping[str, Any], batching: Mapping[str, Any]) -> Table:
     rows = []
     for split, part in found.items():
         tokens, sequences = (
-            [f"{part[name]['mean']:,.1f}", _n(part[name]["min"]), _n(part[name]["max"])]
+            [_mean(part[name]["mean"]), _n(part[name]["min"]), _n(part[name]["max"])]
             for name in ("tokens", "sequences")
         )
         rows.append([split, _n(part["batches"]), *tokens, _percent(part["fill"]), *sequences])
-    return Table(f"Batches of an epoch, of up to {_n(batching['tokens'])} tokens", headings, rows)
+    note = f"of up to {_n(batching['tokens'])} tokens, in the first epoch"
+    return Table("Batches", headings, rows, note)
 
 
 def _padding(found: Mapping[str, Any]) -> Table:
@@ -151,8 +153,8 @@ def _padding(found: Mapping[str, Any]) -> Table:
     for split, part in found.items():
         cells = [c for way in ("random", "grouped", "ours") for c in _padded(part[way])]
         rows.append([split, _n(part["sequences"]), *cells])
-    note = "share of padding, and times the real tokens, if batches were padded to their longest sequence; here none is"
-    return Table("Padding that is not paid", headings, rows, note)
+    note = "what padding each batch to its longest sequence would take: its share, and times the real tokens"
+    return Table("Padding", headings, rows, note)
 
 
 def _padded(way: Mapping[str, Any]) -> tuple[str, str]:
@@ -165,11 +167,15 @@ def _repeated(found: Mapping[str, Any]) -> Table:
 
     rows = [[split, *cells(part, "in_train"), *cells(part, "within")] for split, part in found.items()]
     headings = ["", "also in train", "share", "earlier in the split", "share"]
-    return Table("Rows whose input occurs twice", headings, rows)
+    return Table("Repeated inputs", headings, rows)
 
 
 def _n(value: float) -> str:
     return f"{value:,.0f}" if abs(value) < 1e7 else f"{value / 1e6:,.1f} M"
+
+
+def _mean(value: float) -> str:
+    return f"{value:,.1f}" if value < 1000 else _n(value)
 
 
 def _percent(share: float | None) -> str:

@@ -22,7 +22,7 @@ class Table:
     note: str = ""
 
     def rich(self) -> Group:
-        table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.title, table.title_justify, table.title_style = escape(self.title), "left", "bold"
         widest = max((len(row[0]) for row in self.rows), default=0)
         table.add_column(self.headings[0], overflow="fold", min_width=min(widest, 24))
@@ -40,5 +40,5 @@ class Table:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    text = " ".join(text.split()).replace("&", "&amp;")
     return "".join(f"\\{c}" if c in "\\|*_`{}[]()>#+-.!" else c for c in text)

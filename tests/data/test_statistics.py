@@ -153,7 +153,7 @@ def test_words_with_an_id_of_their_own_are_covered() -> None:
         "train": {"words": words, "tags": [["X", "Y", "X"], [], ["X", "Y"]]},
         "test": {"words": [["z", "a"]], "tags": [["X", "Y"]]},
     }
-    corpus = corpus_of(WordsAndTags(word_vocabulary=5, min_frequency=2), splits)
+    corpus = corpus_of(WordsAndTags(words=5, min_frequency=2), splits)
     assert statistics.words(corpus.splits) == {
         "train": {"words": 5, "known": 3 / 5},
         "test": {"words": 2, "known": 1 / 2},

@@ -21,7 +21,7 @@ cell = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12).
 
 
 @given(st.lists(st.tuples(cell, cell), min_size=1, max_size=4), cell)
-@example([("B-a|b", "[bold]x[/]"), ("<script>", "&amp;"), ("*a*", "_b_")], "1. `note`\n# title")
+@example([("B-a|b", "[bold]x[/]"), ("<script>", "&amp;"), ("<!--", "a<b"), ("*a*", "_b_")], "1. `note`\n# title")
 @example([("\\|", "http://a.b/c")], "- a\n> b")
 def test_markdown_shows_cells_as_they_are(rows: list[tuple[str, str]], note: str) -> None:
     shown = markdown_to_safe_html(Table("", ("what", "how many"), rows, note).markdown())
@@ -45,7 +45,7 @@ def test_a_terminal_shows_cells_as_they_are_and_numbers_to_the_right() -> None:
     shown = printed(Table("Title [x]", ("", "rows"), [("a[bold]b", "1"), ("c", "1,000")], "[note]"), 60)
     lines = [line.strip() for line in shown.splitlines() if line.strip()]
     assert lines[:2] == ["Title [x]", "rows"]
-    assert lines[3:] == ["a[bold]b       1", "c          1,000", "[note]"]
+    assert lines[3:] == ["a[bold]b      1", "c         1,000", "[note]"]
 
 
 @pytest.mark.parametrize("width", [40, 100])
