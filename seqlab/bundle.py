@@ -35,6 +35,7 @@ FORMAT_VERSION = 2
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
     "Text": "seqlab.data.forms.text.Text",
+    "MaskedText": "seqlab.data.forms.masked_text.MaskedText",
     "Stream": "seqlab.data.forms.stream.Stream",
     "TextAndLabel": "seqlab.data.forms.text_and_label.TextAndLabel",
     "WordsAndTags": "seqlab.data.forms.words_and_tags.WordsAndTags",
@@ -50,6 +51,8 @@ PARTS = {
     "SequenceToSequence": "seqlab.tasks.sequence_to_sequence.SequenceToSequence",
     "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
     "StreamLanguageModeling": "seqlab.tasks.stream_language_modeling.StreamLanguageModeling",
+    "MaskedLanguageModeling": "seqlab.tasks.masked_language_modeling.MaskedLanguageModeling",
+    "MaskedLanguageModel": "seqlab.models.masked_language_model.MaskedLanguageModel",
     "LanguageModel": "seqlab.models.language_model.LanguageModel",
     "Tagger": "seqlab.models.tagger.Tagger",
     "Classifier": "seqlab.models.classifier.Classifier",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seqlab.data.examples import Examples
+from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
 from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
@@ -36,7 +37,7 @@ def describe(parts: Experiment) -> str:
 def sample(parts: Experiment) -> str:
     """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
     form, vocabularies, split = parts.form, parts.corpus.vocabularies, parts.corpus.splits["validation"]
-    begun = isinstance(form, Text)
+    begun = isinstance(form, Text) and not isinstance(form, MaskedText)
     examples = Examples(split, 7, "truncate") if begun else parts.loaders["validation"].examples
     shown = []
     for i in list(range(0, len(examples), max(1, len(examples) // SAMPLES)))[:SAMPLES]:

@@ -21,7 +21,10 @@ GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 MODELS = ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"]
 
 
-TASKS = {"stream": ["task=stream_language_modeling", "form.lanes=7", "form.window=11", "trainer.micro_tokens=40"]}
+TASKS = {
+    "stream": ["task=stream_language_modeling", "form.lanes=7", "form.window=11", "trainer.micro_tokens=40"],
+    "masked": ["task=masked_language_modeling", "model.bidirectional=true", "trainer.micro_tokens=300"],
+}
 
 
 def losses_of(verb: Callable[..., Outcome], model: str, *more: str) -> list[float]:

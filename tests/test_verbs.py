@@ -311,6 +311,36 @@ def test_a_stream_is_judged_like_its_texts_and_continues_them(verb: Callable[...
     assert (code, out.count("same")) == (0, 4), err
 
 
+@pytest.mark.parametrize("model", [["model.bidirectional=true"], ["model=transformer", "model.causal=false"]])
+def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome], model: list[str]) -> None:
+    words = tiny("task=masked_language_modeling", *model)
+    code, out, err = verb("train", *words, "output_dir=run")
+    assert code == 0, err
+    assert "masked: " in out.partition("samples")[2]
+    summary = json.loads(Path("run/summary.json").read_text())
+    losses = []
+    for run, *data in (
+        ["run"],
+        ["run/bundle", "data=text", f"data.path={CORPUS / 'train.txt'}", f"data.test={CORPUS / 'test.txt'}"],
+    ):
+        code, out, err = verb("evaluate", f"run={run}", *data)
+        assert code == 0, err
+        losses.append(json.loads(out)["loss"])
+    assert losses == pytest.approx([summary["test"]["loss"]] * 2, rel=1e-6)  # the same tokens are hidden each time
+    Path("in.jsonl").write_text('{"text": "the<mask> lamp", "id": 7}\n{"text": "<mask>"}')
+    code, out, err = verb("predict", "run=run", "input=in.jsonl")
+    assert code == 0, err
+    first, second = map(json.loads, out.splitlines())
+    assert first.keys() == {"text", "id", "filled", "masks"}
+    assert [len(first["masks"]), len(first["masks"][0]), len(second["masks"])] == [1, 5, 1]
+    Path("in.jsonl").write_text('{"text": "the lamp"}')
+    code, _, err = verb("predict", "run=run", "input=in.jsonl")
+    assert code == 2
+    assert "line 1: expected a text with <mask> in it" in err
+    code, out, err = verb("check", *words, "model.dropout=0.5")
+    assert (code, out.count("same")) == (0, 4), err
+
+
 def without_timings(path: Path) -> list[dict[str, float]]:
     timed = {"seconds", "seconds_left", "tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
     timed |= {"useful_gflops", "useful_flops_utilization"}
@@ -456,6 +486,11 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.causal=false"], "model.causal=true"),
         (["task=stream_language_modeling", "model=transformer"], "set model=lstm or another"),
         (["task=stream_language_modeling", "batch.max_length=9"], "see form.window"),
+        (["task=masked_language_modeling"], "model.bidirectional=true"),
+        (
+            ["task=masked_language_modeling", "model.bidirectional=true", "task.random=0.3"],
+            "random=0.3: expected shares",
+        ),
         (["device=cuda:99"], "device=cuda:99"),
         (["threads=0", "seed=-1"], "threads=0"),
         (["precision=half"], "precision: expected 'float32' or 'bfloat16', got 'half'"),

@@ -1,0 +1,64 @@
+"""Text alone, for masked language models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from seqlab.data.forms.form import lists, table, text_of
+from seqlab.data.forms.text import Text
+from seqlab.data.rejects import Rejects
+from seqlab.text.vocabularies import Vocabularies
+
+MARK = "<mask>"
+
+
+@dataclass(frozen=True)
+class MaskedText(Text):
+    """A sequence per text, as in `Text`. In a text to be answered, each "<mask>" stands for one token.
+
+    Byte pairs hold the blank before a word: "The<mask> ran" asks for a word, "The <mask> ran" for one without a blank.
+    """
+
+    example = '{"text": "The<mask> ran."}'
+
+    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The parts of the text between the marks, so that no text is taken for one."""
+        parts = text_of(item, "text").split(MARK)
+        if len(parts) == 1:
+            raise ValueError(f"expected a text with {MARK} in it, such as {self.example}")
+        return {"text": parts}
+
+    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+        texts = records.column("text")
+        if texts.type == pa.string():
+            return super().rows(records, vocabularies, rejects)
+        tokenizer = vocabularies.tokenizer
+        rows = []
+        for parts in texts.to_pylist():
+            first, *others = tokenizer.encode(parts)
+            rows.append([tokenizer.end, *first])
+            for part in others:
+                rows[-1] += [len(tokenizer), *part]  # the mask token: one beyond the vocabulary
+        # As in `Text`, the last token of a row is not read.
+        return table(map(len, rows), [0] * len(rows), tokens=lists([[*row, tokenizer.end] for row in rows]))
+
+    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
+        """Of the text with the likeliest tokens in, and of what may stand in each place, likeliest first; where nobody
+        wrote marks, of the text with them."""
+        decode = vocabularies.tokenizer.decode
+        filled = decode(answer.tokens.index_copy(0, answer.rows, answer.likeliest[:, 0]).tolist())
+        if not record:
+            parts = answer.tokens.tensor_split(answer.rows.cpu())
+            return {
+                "masked": MARK.join(decode(part[i > 0 :].tolist()) for i, part in enumerate(parts)),
+                "filled": filled,
+            }
+        places = zip(answer.likeliest.tolist(), answer.probabilities.tolist(), strict=True)
+        masks = [
+            [{"token": decode([token]), "probability": p} for token, p in zip(*place, strict=True)] for place in places
+        ]
+        return {"filled": filled, "masks": masks}

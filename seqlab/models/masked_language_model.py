@@ -1,0 +1,70 @@
+"""A masked language model: an encoder that reads both ways, and a head that scores the tokens hidden from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqlab.layers.heads import SoftmaxHead
+from seqlab.layers.product import linear
+from seqlab.models.encoders import Encoder
+from seqlab.ragged import Ragged
+
+
+class MaskedLanguageModel(nn.Module):
+    """Hidden vectors of some tokens, and the head that scores what stands there (Devlin et al. 2019, section 3.1).
+
+    Where the mask token is read, whose id `mask` is one beyond the vocabulary, its vector takes the place of the
+    embedding. So the encoder is that of any other task, and the mask is never an answer.
+
+    Args:
+        encoder: must not be causal.
+        vocabulary: how many tokens there are.
+        tied: share the embedding's weight with the head (Press & Wolf 2017); hidden vectors of another width, such as
+            those of a recurrence both ways, are mapped to that of the embedding.
+        label_smoothing: see `SoftmaxHead`.
+
+    Raises:
+        ValueError: the encoder is causal, or the smoothing is not a share below 1.
+    """
+
+    def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if encoder.causal:
+            raise ValueError(
+                "a masked language model reads what stands on both sides of a hidden token: set "
+                "model.bidirectional=true (recurrent) or model.causal=false (Transformer)"
+            )
+        self.encoder, self.mask = encoder, vocabulary
+        self.max_length = encoder.max_length
+        weight = encoder.embedding.weight
+        width = weight.shape[1]
+        self.mask_vector = nn.Parameter(torch.randn(width) * width**-0.5)
+        mapped = tied and encoder.output_size != width
+        self.map = nn.Linear(encoder.output_size, width, bias=False) if mapped else None
+        self.head = SoftmaxHead(
+            width if tied else encoder.output_size, vocabulary, weight if tied else None, label_smoothing
+        )
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What the encoder adds to the objective, per token read: names and weights."""
+        return self.encoder.costs
+
+    def encode(self, tokens: Ragged, rows_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Whole sequences, with mask tokens among them: hidden [N, D] of the rows asked for, which the head takes, and
+        the sum over all tokens of each of `costs`."""
+        hidden_T1 = (tokens.values == self.mask).unsqueeze(1)
+        known_TD = nn.functional.embedding(tokens.values.clamp(max=self.mask - 1), self.encoder.embedding.weight)
+        hidden, costs = self.encoder.encode(tokens.with_values(torch.where(hidden_T1, self.mask_vector, known_TD)))
+        hidden_ND = hidden.values[rows_N]
+        return hidden_ND if self.map is None else linear(hidden_ND, self.map.weight, None), costs
+
+    def forward(self, tokens: Ragged, rows_N: Tensor) -> Tensor:
+        """Hidden [N, D] of the rows asked for, for `head`."""
+        return self.encode(tokens, rows_N)[0]
+
+    def flops(self, lengths: Tensor, rows: int) -> float:
+        """Useful FLOPs of a training step in which so many rows are predicted; see `SequenceLayer.flops`."""
+        mapped = 0 if self.map is None else self.map.weight.numel()
+        return self.encoder.flops(lengths) + 6.0 * mapped * rows + self.head.flops(rows)
