@@ -158,13 +158,10 @@ def attend_block(
 
 
 def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Call:
-    """What is asked, with the kernel chosen for it; without rows where the keys lie in order after all."""
-    seed, lengths, key_lengths, key_rows, causal, window, dropout = asked
-    if key_rows is not None and len(key_rows) == len(k_TGK) and torch.equal(key_rows, torch.arange(len(key_rows))):
-        key_rows = None
+    """What is asked, with the kernel chosen for it."""
+    *_, window, dropout = asked
     grouped, weighted = q_THK.shape[1] != k_TGK.shape[1], bias_HR is not None or dropout > 0
-    kernel = choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted)
-    return Call(kernel, seed, lengths, key_lengths, key_rows, causal, window, dropout)
+    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *asked)
 
 
 def _module(call: Call) -> Any:
@@ -173,9 +170,17 @@ def _module(call: Call) -> Any:
     return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
 
 
+def _to_gather(call: Call, k_TGK: Tensor) -> Tensor | None:
+    """The rows of the keys, on their device; None if they lie in order."""
+    rows = call.key_rows
+    if rows is None or (len(rows) == len(k_TGK) and torch.equal(rows, torch.arange(len(rows)))):
+        return None
+    return rows.to(k_TGK.device)
+
+
 def _forward(call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    if call.key_rows is not None and call.kernel != "compiled":  # the only one that reads keys wherever they lie
-        rows = call.key_rows.to(k.device)
+    rows = None if call.kernel == "compiled" else _to_gather(call, k)  # which reads them wherever they lie
+    if rows is not None:
         k, v = k.index_select(0, rows), v.index_select(0, rows)
     return _module(call).forward(q, k, v, bias, call)
 
@@ -183,9 +188,9 @@ def _forward(call: Call, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -
 def _backward(
     call: Call, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *saved: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    if call.key_rows is None:
+    rows = _to_gather(call, k)
+    if rows is None:
         return _module(call).backward(dout, q, k, v, *saved, call)
-    rows = call.key_rows.to(k.device)
     keys, values = k.index_select(0, rows), v.index_select(0, rows)
     dq, dk, dv, dbias = _module(call).backward(dout, q, keys, values, *saved, call)
     dk, dv = (torch.zeros_like(x).index_add_(0, rows, dx) for x, dx in ((k, dk), (v, dv)))  # sequences may share rows

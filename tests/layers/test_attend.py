@@ -69,11 +69,12 @@ def inputs(
     total = int(key_lengths.sum())
     rows = {
         "in order": torch.arange(total),
+        "in order, as told": torch.arange(total),
         "with room between": torch.arange(total) + 2 * torch.repeat_interleave(key_lengths),
         "anywhere": torch.randint(total + 3, (total,)),  # some in several places
     }[keys]
     q = torch.randn(int(lengths.sum()), heads, 8)
-    k, v = torch.randn(2, total + 2 * len(pairs) + 3 if keys != "in order" else total, key_heads, 8)
+    k, v = torch.randn(2, total if "in order" in keys else total + 2 * len(pairs) + 3, key_heads, 8)
     tensors = [x.double().requires_grad_() for x in (q, k, v)]
     if biased:
         tensors.append(torch.randn(heads, 7).double().requires_grad_())
@@ -114,7 +115,7 @@ def computing(path: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("path", "biased"), [("machine code", False), ("tiles", False), ("tiles", True), ("plain", False), ("plain", True)]
 )
-@pytest.mark.parametrize("keys", ["in order", "with room between", "anywhere"])
+@pytest.mark.parametrize("keys", ["in order", "in order, as told", "with room between", "anywhere"])
 @pytest.mark.parametrize("name", PATTERNS)
 @given(pairs=PAIRS)
 @example(pairs=[(5, 9), (5, 9), (0, 3), (4, 0), (1, 6), (1, 6), (9, 5)])
@@ -402,7 +403,7 @@ def packed_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]
     return use
 
 
-@pytest.mark.parametrize("keys", ["in order", "with room between", "anywhere"])
+@pytest.mark.parametrize("keys", ["in order", "in order, as told", "with room between", "anywhere"])
 @pytest.mark.parametrize("key_heads", [1, 4])
 @pytest.mark.parametrize(
     ("kernel", "name", "asks"),
