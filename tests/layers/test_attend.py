@@ -71,10 +71,10 @@ def inputs(
         "in order": torch.arange(total),
         "in order, as told": torch.arange(total),
         "with room between": torch.arange(total) + 2 * torch.repeat_interleave(key_lengths),
-        "anywhere": torch.randint(total + 3, (total,)),  # some in several places
+        "anywhere": torch.randint(max(total, 1), (total,)),  # as many, some in several places
     }[keys]
     q = torch.randn(int(lengths.sum()), heads, 8)
-    k, v = torch.randn(2, total if "in order" in keys else total + 2 * len(pairs) + 3, key_heads, 8)
+    k, v = torch.randn(2, total if keys != "with room between" else total + 2 * len(pairs), key_heads, 8)
     tensors = [x.double().requires_grad_() for x in (q, k, v)]
     if biased:
         tensors.append(torch.randn(heads, 7).double().requires_grad_())
