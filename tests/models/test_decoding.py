@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, Univers
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.sampling import sample
+from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Layout, Ragged
 
 VOCABULARY, END = 7, 0
@@ -183,6 +184,39 @@ def test_beam_search_is_the_obvious_loop(
     asked = Decoding(limit, width=width, n_best=min(n_best, width), length_penalty=length_penalty)
     expected = [search(model, prompt, asked, limit) for prompt in prompts.to_list()]
     agree(generate(model, prompts, END, asked, at_once=at_once), expected)
+
+
+class OfSource:
+    """A sequence-to-sequence model that has read one source, as the obvious loops want a model."""
+
+    def __init__(self, model: Seq2Seq, source: Tensor) -> None:
+        self.model, self.source, self.head = model, Ragged.from_list([source]), model.head
+
+    def __call__(self, tokens: Ragged) -> tuple[Ragged, object]:
+        return self.model(tokens, self.model.remember(self.source))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mingru", "rotary"])
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), min_size=1, max_size=5),
+    width=st.integers(1, 4),
+    at_once=st.none() | st.integers(1, 9),
+)
+@settings(max_examples=10)
+def test_a_target_is_written_for_its_source_alone(
+    name: str, pairs: list[tuple[int, int]], width: int, at_once: int | None
+) -> None:
+    torch.manual_seed(3)
+    model = Seq2Seq(ENCODERS[name](VOCABULARY), VOCABULARY, VOCABULARY).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.6)
+    sources, prompts = (Ragged.from_list([torch.randint(7, (n,)) for n in side]) for side in zip(*pairs, strict=True))
+    asked = Decoding(6, width=width, n_best=width)
+    expected = []
+    for source, prompt in zip(sources.to_list(), prompts.to_list(), strict=True):
+        alone = OfSource(model, source)
+        expected.append(search(alone, prompt, asked, 6) if width > 1 else [write(alone, prompt, asked, 6)])
+    agree(generate(model, prompts, END, asked, state=model.remember(sources), at_once=at_once), expected)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 3.0])
