@@ -311,7 +311,7 @@ def test_a_stream_is_judged_like_its_texts_and_continues_them(verb: Callable[...
     assert (code, out.count("same")) == (0, 4), err
 
 
-@pytest.mark.parametrize("model", [["model.bidirectional=true"], ["model=transformer", "model.causal=false"]])
+@pytest.mark.parametrize("model", [["model=lstm"], ["model=transformer"]])
 def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome], model: list[str]) -> None:
     words = tiny("task=masked_language_modeling", *model)
     code, out, err = verb("train", *words, "output_dir=run")
@@ -486,9 +486,9 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.causal=false"], "model.causal=true"),
         (["task=stream_language_modeling", "model=transformer"], "set model=lstm or another"),
         (["task=stream_language_modeling", "batch.max_length=9"], "see form.window"),
-        (["task=masked_language_modeling"], "model.bidirectional=true"),
+        (["task=masked_language_modeling", "model.causal=true"], "model.causal=false"),
         (
-            ["task=masked_language_modeling", "model.bidirectional=true", "task.random=0.3"],
+            ["task=masked_language_modeling", "task.random=0.3"],
             "random=0.3: expected shares",
         ),
         (["device=cuda:99"], "device=cuda:99"),
