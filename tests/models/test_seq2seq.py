@@ -241,10 +241,10 @@ def test_selecting_moves_no_row_of_the_source() -> None:
 def test_embeddings_are_shared_as_asked() -> None:
     encoder = recurrent(GRUCell)
     assert Seq2Seq(encoder, SOURCES, TARGETS).head.weight.shape == (TARGETS, WIDTH)
-    model = Seq2Seq(encoder, SOURCES, SOURCES, shared_embedding=True)
+    model = Seq2Seq(encoder, SOURCES, SOURCES, shared_embedding=True, tied=True)
     assert model.decoder.embedding.weight is encoder.embedding.weight
     assert model.head.weight is encoder.embedding.weight
-    model = Seq2Seq(encoder, SOURCES, SOURCES, tied=False)
+    model = Seq2Seq(encoder, SOURCES, SOURCES)
     assert (
         len({id(weight) for weight in (model.head.weight, *(x.embedding.weight for x in (encoder, model.decoder)))})
         == 3
