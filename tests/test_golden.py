@@ -23,7 +23,7 @@ MODELS = ["lstm", "gru", "tanh", "mingru", "minlstm", "transformer"]
 
 TASKS = {
     "stream": ["task=stream_language_modeling", "form.lanes=7", "form.window=11", "trainer.micro_tokens=40"],
-    "masked": ["task=masked_language_modeling", "model.bidirectional=true", "trainer.micro_tokens=300"],
+    "masked": ["task=masked_language_modeling", "model.causal=false", "trainer.micro_tokens=300"],
 }
 
 

@@ -32,8 +32,7 @@ class MaskedLanguageModel(nn.Module):
         super().__init__()
         if encoder.causal:
             raise ValueError(
-                "a masked language model reads what stands on both sides of a hidden token: set "
-                "model.bidirectional=true (recurrent) or model.causal=false (Transformer)"
+                "a masked language model reads what stands on both sides of a hidden token: set model.causal=false"
             )
         self.encoder, self.mask = encoder, vocabulary
         self.max_length = encoder.max_length

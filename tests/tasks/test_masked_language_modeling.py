@@ -31,7 +31,7 @@ VOCABULARY = 50
 
 def encoder_of(name: str, vocabulary: int = VOCABULARY, width: int = 6) -> Encoder:
     if name == "recurrent":
-        return RecurrentEncoder(vocabulary, LSTMCell, width=width, bidirectional=True, dropout=0.0)
+        return RecurrentEncoder(vocabulary, LSTMCell, width=width, causal=False, dropout=0.0)
     if name == "universal":
         return UniversalEncoder(vocabulary, RotaryPositions, width=8, heads=2, max_steps=2, causal=False, dropout=0.0)
     return TransformerEncoder(vocabulary, RotaryPositions, width=8, layers=1, heads=2, causal=False, dropout=0.0)
@@ -174,7 +174,7 @@ def test_useful_flops_count_hidden_rows_only() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model\.bidirectional=true .*model\.causal=false"):
+    with pytest.raises(ValueError, match=r"both sides.*model\.causal=false"):
         MaskedLanguageModel(RecurrentEncoder(VOCABULARY, LSTMCell, width=4), VOCABULARY)
     for shares in ({"share": 0.0}, {"masked": 0.95}, {"random": -0.1}):
         with pytest.raises(ValueError, match="expected shares"):
