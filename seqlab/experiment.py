@@ -22,6 +22,7 @@ from seqlab.data.forms.form import Form
 from seqlab.data.forms.stream import Stream
 from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
+from seqlab.data.streamed import Beginning, Streamed
 from seqlab.data.windows import Windows
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
@@ -117,27 +118,38 @@ def build_data(
     source = instantiate(config["data"], "data", trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
-    over_long = batch.over_long or form.policies[0]
+    longest, over_long = batch.max_length or batch.tokens, batch.over_long or form.policies[0]
     if over_long not in form.policies:
         raise InputError(
             f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(form.policies)}"
         )
     if isinstance(form, Stream) and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
-    corpus = prepare(source, form, learned, cache_folder())
+    if batch.streaming:
+        if isinstance(form, Stream) or not hasattr(source, "records_of"):
+            what = "the lanes of a stream" if isinstance(form, Stream) else f"data of {type(source).__name__}"
+            raise InputError(f"batch.streaming=true reads records from files, not {what}: drop it")
+        corpus = prepare(Beginning(source, batch.learn_from), form, learned, cache_folder())
+    else:
+        corpus = prepare(source, form, learned, cache_folder())
     tokens = form.lanes * form.window if isinstance(form, Stream) else batch.tokens
-    loaders = {}
+    loaders: dict[str, Loader] = {}
     for split in splits:
+        table = corpus.splits[split]
         examples: Examples | Windows
         try:
             if isinstance(form, Stream):
-                examples = Windows(corpus.splits[split], form.lanes, form.window)
+                examples = Windows(table, form.lanes, form.window)
             else:
-                examples = Examples(corpus.splits[split], batch.max_length or batch.tokens, over_long)
+                examples = Examples(table, longest, over_long)
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
-        loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
+        if batch.streaming and split == "train":
+            how = (batch.tokens, batch.pool, seed, longest, over_long)
+            loaders[split] = Streamed(source, form, corpus.vocabularies, examples, *how)
+        else:
+            loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
     if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on
         train = Loader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
         loaders |= {"train": train, "validation": train}
@@ -180,7 +192,7 @@ def require_room(loaders: dict[str, Loader], limit: int | None, name: str) -> No
     Raises:
         InputError: it does not.
     """
-    longest = max(int(loader.examples.lengths.max()) for loader in loaders.values())
+    longest = max(loader.longest for loader in loaders.values())
     if limit is not None and longest > limit:
         raise InputError(
             f"the longest sequence has {longest} tokens, {name}={limit}: raise it, or lower batch.max_length"

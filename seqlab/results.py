@@ -11,6 +11,7 @@ from rich.table import Table
 from seqlab.data.examples import Examples
 from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
+from seqlab.data.streamed import Streamed
 from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
 
@@ -20,8 +21,11 @@ SAMPLES = 5
 def describe(parts: Experiment) -> str:
     """What is about to be trained on what, in three lines."""
     splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
+    streamed = isinstance(parts.loaders["train"], Streamed)
     rows = ", ".join(
-        f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens" for split, report in splits.items()
+        f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens"
+        f"{' and whatever comes after them' if streamed and split == 'train' else ''}"
+        for split, report in splits.items()
     )
     cut = sum(report["over_long_rows"] for report in splits.values())
     policy = f"; {cut:,} of them too long (over_long={parts.loaders['train'].examples.over_long})" if cut else ""

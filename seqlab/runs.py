@@ -116,6 +116,7 @@ def config_for_evaluation(run: Path, data: Mapping[str, Any] | None) -> dict[str
         )
     if data is not None:
         config["data"] = data
+        config["batch"]["streaming"] = False
     return config
 
 

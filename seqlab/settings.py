@@ -47,6 +47,8 @@ class Batching:
     max_length: int | None = None
     over_long: str | None = None
     first_batches: int | None = None
+    streaming: bool = False
+    learn_from: int = 10_000
 
     def __post_init__(self) -> None:
         longest, first = self.max_length, self.first_batches
@@ -59,6 +61,7 @@ class Batching:
                 f"batch.max_length={longest} cannot fit into batch.tokens={self.tokens}",
             ),
             (first is None or first >= 1, f"batch.first_batches={first}: expected at least 1, or null"),
+            (self.learn_from >= 1, f"batch.learn_from={self.learn_from}: expected at least 1"),
         )
 
 
@@ -148,6 +151,15 @@ def _contradictions(config: Config) -> list[str]:
         found.append(
             f"schedule.warmup_steps={warm_up} would never end within trainer.max_steps={steps}: set "
             f"schedule.warmup_steps below {steps}; 0 is none"
+        )
+    if batch.get("streaming") and trainer["max_epochs"] is not None:
+        found.append(
+            f"batch.streaming=true does not know how long an epoch is, and trainer.max_epochs={trainer['max_epochs']} "
+            "needs to: set trainer.max_epochs=null and trainer.max_steps or trainer.max_tokens"
+        )
+    if batch.get("streaming") and config["loader"]["workers"]:
+        found.append(
+            f"batch.streaming=true reads in one process: set loader.workers=0, not {config['loader']['workers']}"
         )
     return found
 

@@ -341,6 +341,30 @@ def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome
     assert (code, out.count("same")) == (0, 4), err
 
 
+def test_what_is_streamed_is_not_stored_and_ends_where_it_should(verb: Callable[..., Outcome]) -> None:
+    code, out, err = verb("train", *tiny(*STREAMING, "trainer.max_steps=50", "output_dir=run"))
+    assert code == 0, err
+    assert "train 50 rows of" in out
+    assert "and whatever comes after them" in out
+    points = [point for point in read_points(Path("run/metrics.jsonl")) if point["split"] == "train"]
+    epochs = [point["epoch"] for point in points]
+    assert epochs == sorted(epochs)
+    assert epochs[0] == 0  # how far it is through an epoch is not known
+    assert 1 < epochs[-1] < 4
+    summary = json.loads(Path("run/summary.json").read_text())
+    state = json.loads(Path("run/checkpoints/last/state.json").read_text())["state"]
+    assert state["place"]["epoch"] == state["epoch"]
+    assert 0 <= state["batch"] - state["place"]["batch"] <= 4 < state["batch"]  # a pool has three batches or four
+    assert 300 * state["epoch"] <= summary["sequences"] <= 300 * (state["epoch"] + 1)  # of 300 texts
+    assert json.loads(Path("run/run.json").read_text())["data_facts"]["splits"]["train"]["sequences"] == 50
+    assert verb("evaluate", "run=run")[0] == 0
+    code, out, err = verb("evaluate", "run=run", "data=text", f"data.path={CORPUS / 'train.txt'}")
+    assert code == 0, err  # other data is not streamed
+    code, _, err = verb("train", *[w for w in TINY if not w.startswith("data")], *STREAMING)
+    assert code == 2
+    assert "batch.streaming=true reads records from files, not data of PyDocs" in err
+
+
 def without_timings(path: Path) -> list[dict[str, float]]:
     timed = {"seconds", "seconds_left", "tokens_per_s", "step_ms", "data_wait_fraction", "mem_gb"}
     timed |= {"useful_gflops", "useful_flops_utilization"}
@@ -350,7 +374,10 @@ def without_timings(path: Path) -> list[dict[str, float]]:
 STREAM = ["task=stream_language_modeling", "form.lanes=5", "form.window=6"]
 
 
-@pytest.mark.parametrize("choice", [["model=lstm"], ["model=transformer"], STREAM])
+STREAMING = ["batch.streaming=true", "batch.pool=3", "batch.learn_from=50"]
+
+
+@pytest.mark.parametrize("choice", [["model=lstm"], ["model=transformer"], STREAM, STREAMING])
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
     verb: Callable[..., Outcome], choice: list[str]
 ) -> None:
@@ -486,7 +513,12 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.causal=false"], "model.causal=true"),
         (["task=stream_language_modeling", "model=transformer"], "set model=lstm or another"),
         (["task=stream_language_modeling", "batch.max_length=9"], "see form.window"),
-        (["task=masked_language_modeling", "model.causal=true"], "model.causal=false"),
+        (["task=masked_language_modeling", "model.causal=true"], "set model.causal=false"),
+        ([*STREAMING, "data.test=null"], "cuts nothing from data.path: give data.test"),
+        ([*STREAMING, "task=stream_language_modeling"], "not the lanes of a stream"),
+        ([*STREAMING, "trainer.max_epochs=2", "loader.workers=1"], "set trainer.max_epochs=null"),
+        ([*STREAMING, "trainer.max_epochs=2", "loader.workers=1"], "set loader.workers=0"),
+        (["batch.learn_from=0"], "batch.learn_from=0: expected at least 1"),
         (
             ["task=masked_language_modeling", "task.random=0.3"],
             "random=0.3: expected shares",

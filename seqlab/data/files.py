@@ -16,6 +16,7 @@ from seqlab.errors import InputError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
+_MIB = 2**20
 
 
 class Line(NamedTuple):
@@ -81,6 +82,21 @@ def fingerprint(settings: str, files: Mapping[str, Sequence[Path]]) -> str:
             with _told(file), file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def glance(file: Path) -> bytes:
+    """SHA-256 of the size of a file, its first and its last MiB: for one that is too large to be read for it.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _told(file), file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(str(size).encode())
+        for start in (0, max(0, size - _MIB)):
+            stream.seek(start)
+            digest.update(stream.read(_MIB))
+        return digest.digest()
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Loader:
     ) -> None:
         self.examples, self.tokens, self.pool, self.seed = examples, tokens, pool, seed
         self.workers, self.prefetch, self.first_batches = workers, prefetch, first_batches
+        self.longest = int(examples.lengths.max(initial=0))  # no example has more tokens
         self._plan_of = lru_cache(maxsize=1)(self._make_plan)  # asked for many times an epoch
 
     def plan(self, epoch: int) -> Plan:
@@ -60,12 +61,12 @@ class Loader:
         plan = self.examples.plan(self.tokens, self.pool, self.seed, epoch)
         return plan if self.first_batches is None else plan.first(self.first_batches)
 
-    def count(self, epoch: int) -> int:
+    def count(self, epoch: int) -> int | None:
         """The number of batches of an epoch."""
         return len(self.plan(epoch))
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; nothing before it is read.
+    def batches(self, epoch: int, start: int = 0, place: dict[str, int] | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; nothing before it is read, and no notes of a `place` needed.
 
         Raises:
             DataError: reading failed, or a worker died.

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from seqlab.data.files import Line, fingerprint, lines, matching
 from seqlab.data.records import Record, decoded
 from seqlab.data.rejects import OnError, Rejects, Unusable
-from seqlab.data.splits import tables
+from seqlab.data.splits import records_by_split, tables
 from seqlab.errors import InputError
 
 _SETTINGS = {"train": "data.source", "validation": "data.validation", "test": "data.test"}
@@ -35,6 +35,8 @@ class ParallelFiles:
             lengths, too many pairs cannot be used, or a split is empty.
     """
 
+    settings: ClassVar = _SETTINGS
+
     source: str
     target: str
     validation: tuple[str, str] | None = None
@@ -46,26 +48,26 @@ class ParallelFiles:
         Rejects(self.on_error, self.max_rejected)
 
     def fingerprint(self) -> str:
-        files = {split: [file for pair in pairs for file in pair] for split, pairs in self._files().items()}
+        files = {split: [file for pair in pairs for file in pair] for split, pairs in self.files().items()}
         return fingerprint(f"ParallelFiles {self.on_error} {self.max_rejected}", files)
 
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        given = {
-            split: (record for pair in pairs for record in _records(*pair, rejects))
-            for split, pairs in self._files().items()
-        }
-        return tables(given, rejects, _SETTINGS)
+        return tables(records_by_split(self, rejects), rejects, _SETTINGS)
 
     def facts(self) -> dict[str, Any]:
-        return {"files": {split: len(pairs) for split, pairs in self._files().items()}}
+        return {"files": {split: len(pairs) for split, pairs in self.files().items()}}
 
-    def _files(self) -> dict[str, list[tuple[Path, Path]]]:
+    def files(self) -> dict[str, list[tuple[Path, Path]]]:
         """The pairs of files of each split that was given any."""
         found = {"train": _paired(self.source, self.target, "data.source", "data.target")}
         for split, pair in (("validation", self.validation), ("test", self.test)):
             if pair is not None:
                 found[split] = _paired(*pair, _SETTINGS[split], _SETTINGS[split])
         return found
+
+    def records_of(self, file: tuple[Path, Path], split: str, rejects: Rejects) -> Iterator[Record]:
+        """The records of one of the pairs of files of a split."""
+        return _records(*file, rejects)
 
 
 def _paired(source: str, target: str, *settings: str) -> list[tuple[Path, Path]]:

@@ -3,17 +3,17 @@
 # No annotations as strings here: those of a base's fields are looked up in the module of the class that inherits them.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from seqlab.data.files import fingerprint, matching
 from seqlab.data.records import Record
 from seqlab.data.rejects import OnError, Rejects
-from seqlab.data.splits import tables
+from seqlab.data.splits import records_by_split, tables
 
 SETTINGS = {"train": "data.path", "validation": "data.validation", "test": "data.test"}
 
@@ -34,6 +34,8 @@ class RecordFiles(ABC):
             used, or a split is empty.
     """
 
+    settings: ClassVar = SETTINGS
+
     path: str
     validation: str | None = None
     test: str | None = None
@@ -50,25 +52,24 @@ class RecordFiles(ABC):
 
     def fingerprint(self) -> str:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("path", "validation", "test")}
-        return fingerprint(f"{type(self).__name__} {settings}", self._files())
+        return fingerprint(f"{type(self).__name__} {settings}", self.files())
 
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        given = {split: self._of(files, SETTINGS[split], rejects) for split, files in self._files().items()}
-        return tables(given, rejects, SETTINGS)
+        return tables(records_by_split(self, rejects), rejects, SETTINGS)
 
     def facts(self) -> dict[str, Any]:
-        return {"files": {split: len(files) for split, files in self._files().items()}}
+        return {"files": {split: len(files) for split, files in self.files().items()}}
 
-    def _files(self) -> dict[str, list[Path]]:
+    def files(self) -> dict[str, list[Path]]:
         """The files of each split that was given any."""
         patterns = {"train": self.path, "validation": self.validation, "test": self.test}
         return {split: matching(pattern, SETTINGS[split]) for split, pattern in patterns.items() if pattern is not None}
 
-    def _of(self, files: Sequence[Path], setting: str, rejects: Rejects) -> Iterator[Record]:
-        for file in files:
-            rejected, empty = rejects.total, True
-            for record in self.records(file, rejects):
-                empty = False
-                yield record
-            if empty and rejects.total == rejected:
-                rejects.add(str(file), "empty file", f"no record in it; see {setting}=")
+    def records_of(self, file: Path, split: str, rejects: Rejects) -> Iterator[Record]:
+        """The records of one of the files of a split, of which there should be some."""
+        rejected, empty = rejects.total, True
+        for record in self.records(file, rejects):
+            empty = False
+            yield record
+        if empty and rejects.total == rejected:
+            rejects.add(str(file), "empty file", f"no record in it; see {SETTINGS[split]}=")

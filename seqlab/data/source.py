@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
+from seqlab.data.records import Record
+from seqlab.data.rejects import OnError, Rejects
 
 SPLITS = ("train", "validation", "test")
 
@@ -30,6 +32,27 @@ class Source(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What a reader of run.json wants to know about the data, such as how many files they were read from."""
+        ...
+
+
+class Files(Protocol):
+    """A source whose records lie in files, or in pairs of files; `settings` names what gives those of a split."""
+
+    @property
+    def settings(self) -> Mapping[str, str]: ...
+    @property
+    def on_error(self) -> OnError: ...
+    @property
+    def max_rejected(self) -> float: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+    def files(self) -> dict[str, list[Any]]:
+        """Those of each split that was given any."""
+        ...
+
+    def records_of(self, file: Any, split: str, rejects: Rejects) -> Iterator[Record]:
+        """The records of one file, in order."""
         ...
 
 

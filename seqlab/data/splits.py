@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from seqlab.data.records import FIELDS, INPUTS, Record, checked
 from seqlab.data.rejects import Rejects, Unusable
-from seqlab.data.source import SPLITS, split_of
+from seqlab.data.source import SPLITS, Files, split_of
 from seqlab.errors import InputError
 
 _ROWS_AT_ONCE = 1000
@@ -34,9 +36,7 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
     for split, records in given.items():
         for origin, values in records:
             try:
-                fields = checked(values)
-                kinds = kinds or {field: type(fields[field]) for field in FIELDS if field in fields}
-                _require_same(fields, kinds)
+                fields = fields_of(values, kinds)
             except Unusable as problem:
                 rejects.add(origin, problem.reason, problem.message)
                 continue
@@ -51,8 +51,34 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
                 f"nothing for {split}: {settings['train']} has {shared} records, of which a hash sends 10 % each to "
                 f"validation and test where these are not given; give more, or {settings[split]}=..."
             )
-    schema = pa.schema([(field, _TYPES[kind]) for field, kind in kinds.items()] + [("origin", pa.string())])
+    schema = schema_of(kinds)
     return {split: part.table(schema) for split, part in rows.items()}
+
+
+def records_by_split(source: Files, rejects: Rejects) -> dict[str, Iterator[Record]]:
+    """The records of all files of each split, one file after the other."""
+    return {
+        split: chain.from_iterable(map(partial(source.records_of, split=split, rejects=rejects), files))
+        for split, files in source.files().items()
+    }
+
+
+def fields_of(values: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
+    """The values of a record, checked, among them that it has the fields of the first, whose `kinds` it fills in.
+
+    Raises:
+        Unusable: it cannot be used.
+    """
+    fields = checked(values)
+    if not kinds:
+        kinds.update({field: type(fields[field]) for field in FIELDS if field in fields})
+    _require_same(fields, kinds)
+    return fields
+
+
+def schema_of(kinds: Mapping[str, type]) -> pa.Schema:
+    """Of a table of records with fields of these kinds."""
+    return pa.schema([(field, _TYPES[kind]) for field, kind in kinds.items()] + [("origin", pa.string())])
 
 
 _TYPES: dict[type, Any] = {str: pa.string(), list: pa.list_(pa.string())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,7 +12,8 @@ from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
 
-LATER_FIELDS = ("useful_flops", "possible_flops")  # not in the checkpoints of earlier versions
+# Not in the checkpoints of earlier versions.
+LATER_FIELDS: dict[str, Any] = {"useful_flops": 0.0, "possible_flops": 0.0, "place": {}}
 
 
 @dataclass
@@ -26,7 +28,8 @@ class State:
     step: int = 0  # optimizer steps taken
     epoch: int = 0
     batch: int = 0
-    batches: int = 0  # in this epoch
+    batches: int = 0  # in this epoch; 0: not known yet
+    place: dict[str, int] = field(default_factory=dict)  # what helps the data to go on from there
     tokens: int = 0  # real tokens and sequences trained on
     sequences: int = 0
     cells: int = 0  # places that padded batches would have taken
@@ -46,8 +49,8 @@ class State:
 
     @property
     def epochs(self) -> float:
-        """1.5 in the middle of the second epoch."""
-        return self.epoch + self.batch / max(self.batches, 1)
+        """1.5 in the middle of the second epoch; 1 where it is not known how long that is."""
+        return self.epoch + (self.batch / self.batches if self.batches else 0)
 
     def advance(self, batch: Batch) -> None:
         """One more global batch has been trained on."""
@@ -116,7 +119,7 @@ class State:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> State:
         """Raises ValueError where the fields are not those of this version. Later ones count from here on."""
-        stored = {**dict.fromkeys(LATER_FIELDS, 0.0), **stored}
+        stored = {**copy.deepcopy(LATER_FIELDS), **stored}
         if set(stored) != (known := {field.name for field in fields(cls)}):
             raise ValueError(f"its state has the fields {sorted(stored)}, expected {sorted(known)}")
         return cls(**{**stored, "terms": Averages(**stored["terms"]), "figures": Averages(**stored["figures"])})

@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Protocol
 
 import torch
 
 from seqlab.data.batch import Batch
 from seqlab.errors import DataError, InputError, StoppedError
 from seqlab.tasks.task import Task
+from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.evaluate import evaluate
 from seqlab.training.limits import Limits
@@ -28,18 +28,6 @@ from seqlab.training.state import State
 from seqlab.training.throughput import Throughput
 
 logger = logging.getLogger(__name__)
-
-
-class Batches(Protocol):
-    """Global batches, epoch by epoch, the same ones whenever they are asked for."""
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Those of an epoch, from number `start` on."""
-        ...
-
-    def count(self, epoch: int) -> int:
-        """How many an epoch has."""
-        ...
 
 
 class Trainer:
@@ -167,11 +155,14 @@ class Trainer:
 
     def _endless(self) -> Generator[Batch, None, None]:
         """Batches from the state's position on, epoch after epoch; `advance` moves the position to the next epoch."""
+        state = self.state
         while True:
-            self.state.batches = self.train.count(self.state.epoch)
-            if self.state.batches == 0:
+            batch = None
+            for batch in self.train.batches(state.epoch, state.batch, state.place):
+                state.batches = self.train.count(state.epoch) or 0
+                yield batch
+            if batch is None:
                 raise InputError("the training split has no batch: look at data and, if it drops, batch.over_long")
-            yield from self.train.batches(self.state.epoch, self.state.batch)
 
     def _fetch(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
         """The next batch, and the seconds it was waited for."""

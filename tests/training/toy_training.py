@@ -114,7 +114,7 @@ class ToyBatches:
     def count(self, epoch: int) -> int:
         return -(-len(self.whole) // self.size)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0, place: dict[str, int] | None = None) -> Iterator[Batch]:
         order = torch.randperm(len(self.whole), generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
         for number, indices in enumerate(order.split(self.size)):
             if number >= start:
