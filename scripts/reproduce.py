@@ -178,8 +178,9 @@ def told(row: Row, data: Path) -> str | None:
 HEAD = """# Published results, run again
 
 Written by `python scripts/reproduce.py --data FOLDER`, on 2 CPU cores. Mean and standard deviation over seeds; every
-model is chosen on validation data, the test split is read once. Minutes are those of one training run. A row's command
-is `python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER` where it reads data.
+model is chosen on validation data; the test split is read at the end, once for a decoding. Minutes are those of one
+training run. A row's command is `python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER` where it
+reads data.
 
 | experiment | metric | reached | seeds | to reach | published | minutes |
 |---|---|---|---|---|---|---|
@@ -189,7 +190,7 @@ is `python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER`
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="the published data")
-    parser.add_argument("--only", nargs="*", help="experiments to run; without, all")
+    parser.add_argument("--only", nargs="*", choices=sorted({row.experiment for row in ROWS}), help="without, all")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     asked = parser.parse_args()
     data = (RUNS / "data").absolute()

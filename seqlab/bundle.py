@@ -170,8 +170,8 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
     vocabularies = Vocabularies.load(folder, end_tokens)
-    task = build(_resolved(task_node, trust, folder), vocabularies.facts, trust)
     form = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
+    task = build(_resolved(task_node, trust, folder), facts(form, vocabularies), trust)
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     tensors = distinct_tensors(task.model)
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: w.shape for name, w in weights.items()}:
@@ -180,6 +180,13 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
         tensor.data.copy_(weights[name])
     task.model.eval()
     return Bundle(task, form, vocabularies)
+
+
+def facts(form: Form, vocabularies: Vocabularies) -> dict[str, Any]:
+    """What a task and its model are built to."""
+    found = vocabularies.facts
+    # Tags that are as somebody wrote them may follow one another in any way.
+    return found if getattr(form, "converts", False) else {**found, "allowed": None}
 
 
 def build(specification: Mapping[str, Any], facts: Mapping[str, Any], trust: Collection[str] = ()) -> Task:

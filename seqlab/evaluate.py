@@ -44,7 +44,7 @@ def job(command: Command) -> None:
     if data is None:
         facts = {"source": corpus.source}
         runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")
-    experiment.require_room(loaders, getattr(loaded.task.model, "max_length", None), "model.positions.max_length")
+    experiment.require_positions(loaded.task, loaders)
     device = experiment.choose_device(asked.device)
     loaded.task.model.to(device)
     experiment.choose_decoding(loaded.task, asked.decoding)

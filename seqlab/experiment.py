@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,16 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     """
     device = choose_device(config["device"])
     torch.set_num_threads(config["threads"] or THREADS)
+    micro_tokens = config["trainer"]["micro_tokens"]
     form = instantiate(config["form"], "form", trust=trust)
     corpus, loaders = build_data(config, form, instantiate(config["tokenizer"], "tokenizer", trust=trust), trust)
     torch.manual_seed(config["seed"])
     try:
-        task = bundle.build(config["task"], corpus.vocabularies.facts, trust)
+        task = bundle.build(config["task"], bundle.facts(form, corpus.vocabularies), trust)
     except InputError as error:
         raise InputError(plainly(str(error))) from error
-    require_room(loaders, getattr(task.model, "max_length", None), "model.positions.max_length")
-    require_room(loaders, config["trainer"]["micro_tokens"], "trainer.micro_tokens")
+    require_positions(task, loaders)
+    require_room(max(loader.longest for loader in loaders.values()), micro_tokens, "trainer.micro_tokens")
     task.model.to(device)
     if config.get("compile", Settings.compile):
         compile_model(task.model, device)
@@ -186,13 +187,22 @@ def build_trainer(
     )
 
 
-def require_room(loaders: dict[str, Loader], limit: int | None, name: str) -> None:
-    """Whether the longest sequence of all splits fits.
+def require_positions(task: Task, loaders: dict[str, Loader]) -> None:
+    """Whether the model knows the positions of the longest sequence, and, where it writes, of the longest it writes.
 
     Raises:
         InputError: it does not.
     """
-    longest = max(loader.longest for loader in loaders.values())
+    longest = max(loader.longest_side for loader in loaders.values())
+    require_room(longest, getattr(task.model, "max_length", None), "model.positions.max_length")
+
+
+def require_room(longest: int, limit: int | None, name: str) -> None:
+    """Whether the longest sequence fits.
+
+    Raises:
+        InputError: it does not.
+    """
     if limit is not None and longest > limit:
         raise InputError(
             f"the longest sequence has {longest} tokens, {name}={limit}: raise it, or lower batch.max_length"
@@ -228,10 +238,7 @@ def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
     decoding = getattr(task, "decoding", None)
     if not isinstance(decoding, Decoding):
         raise InputError(f"decoding.{next(iter(given))}: this model does not write; drop it")
-    try:
-        task.decoding = replace(decoding, **given)  # type: ignore[attr-defined]
-    except ValueError as error:
-        raise InputError("\n".join(f"decoding.{line}" for line in str(error).split("\n"))) from error
+    task.decoding = instantiate({**asdict(decoding), **given}, "decoding", target=Decoding)  # type: ignore[attr-defined]
 
 
 def compile_model(model: torch.nn.Module, device: torch.device) -> None:

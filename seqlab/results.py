@@ -42,6 +42,7 @@ def sample(parts: Experiment) -> str:
     """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
     form, vocabularies, split = parts.form, parts.corpus.vocabularies, parts.corpus.splits["validation"]
     begun = isinstance(form, Text) and not isinstance(form, MaskedText)
+    parts.task.model.eval()  # what answers drops nothing
     examples = Examples(split, 7, "truncate") if begun else parts.loaders["validation"].examples
     shown = []
     for i in list(range(0, len(examples), max(1, len(examples) // SAMPLES)))[:SAMPLES]:

@@ -91,7 +91,7 @@ TRAINER_PARTS = (
 # What a task and its model are built to; see `Vocabularies.facts`.
 FACTS = (
     "vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "allowed", "lossless", "end",
-    "written",
+    "written", "one_vocabulary",
 )  # fmt: skip
 
 # Each section of the configuration: the class it holds the arguments of (None where it names a `_target_`), and what is

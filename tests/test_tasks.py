@@ -75,6 +75,8 @@ def test_classes(verb: Callable[..., Outcome]) -> None:
     told = answers(verb, [{"text": "the film was awful", "id": 7}, {"text": ""}, {"text": "fine"}])
     assert [told[0]["id"], told[0]["label"], told[2]["label"]] == [7, "neg", "pos"]
     assert sum(told[1]["probabilities"].values()) == pytest.approx(1)
+    alone = answers(verb, [{"text": "", "pair": "fine"}])[0]["probabilities"]
+    assert answers(verb, [{"text": "x"}, {"text": "", "pair": "fine"}])[1]["probabilities"] == pytest.approx(alone)
     assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
 
 
@@ -155,5 +157,16 @@ def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
     assert (code, out, "line 2: expected an object such as" in err) == (2, "", True), err
     code, _, err = verb("predict", "run=run", "input=items.jsonl", "decoding.width=3")
     assert (code, "decoding.width: this model does not write" in err) == (2, True), err
+    code, _, err = verb("predict", "run=run", "input=items.jsonl", "decoding.width=two")
+    assert code == 2, err
+    code, _, err = verb("train", *REVIEWS, *FAST, "trainer.max_steps=3", "task.monitor=f2", "output_dir=f2")
+    assert (code, "task.monitor=f2 is none of the metrics" in err) == (2, True), err
+    code, _, err = verb(
+        "train", *REVIEWS, "model=transformer", "model/positions=learned", "model.positions.max_length=4"
+    )
+    assert (code, "tokens, model.positions.max_length=4: raise it" in err) == (2, True), err
+    words = ["task=seq2seq", "data=scan", "tokenizer=words", "task.judged_by=[bleu]", "output_dir=other"]
+    code, _, err = verb("train", *words)
+    assert (code, "its tokenizer loses some: choose tokenizer@form.target_tokenizer=bpe" in err) == (2, True), err
     code, _, err = verb("train", "task=seq2seq", "data=scan", "task.judged_by=[blue]", "output_dir=other")
     assert (code, "task.judged_by=blue is not" in err and "did you mean bleu" in err) == (2, True), err

@@ -104,14 +104,17 @@ class Examples:
         long = lengths > limit
         if over_long == "error" and long.any():
             row = int(lengths.argmax())
+            ways = "split, truncate or drop" if self._is_text else "drop"
+            if not self._is_text and not {"pieces", "written"} & set(self._names):
+                ways = "truncate or drop"
             raise InputError(
                 f"row {row} has {lengths[row]} tokens, the limit is {limit} ({long.sum()} of {len(long)} rows have "
-                "more): raise batch.tokens or batch.max_length, or set batch.over_long=split, truncate or drop"
+                f"more): raise batch.tokens or batch.max_length, or set batch.over_long={ways}"
             )
         if over_long == "drop" and long.any() and long.all():
             raise InputError(
                 f"batch.over_long=drop leaves nothing: all {len(long)} rows have more than {limit} tokens; raise "
-                "batch.tokens or batch.max_length, or set batch.over_long=split"
+                f"batch.tokens or batch.max_length{', or set batch.over_long=split' if self._is_text else ''}"
             )
         pieces = np.ones_like(lengths)
         if over_long == "drop":

@@ -49,7 +49,8 @@ class Loader:
     ) -> None:
         self.examples, self.tokens, self.pool, self.seed = examples, tokens, pool, seed
         self.workers, self.prefetch, self.first_batches = workers, prefetch, first_batches
-        self.longest = int(examples.lengths.max(initial=0))  # no example has more tokens
+        self.longest = int(examples.lengths.max(initial=0))  # no example has more tokens,
+        self.longest_side = max(int(side.max(initial=0)) for side in examples.sides)  # nor what it reads, or writes
         self._plan_of = lru_cache(maxsize=1)(self._make_plan)  # asked for many times an epoch
 
     def plan(self, epoch: int) -> Plan:

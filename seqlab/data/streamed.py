@@ -122,7 +122,7 @@ class Streamed(Loader):
     ) -> None:
         super().__init__(beginning, tokens, pool, seed)
         self.source, self.form, self.vocabularies = source, form, vocabularies
-        self.longest, self.over_long = max_length, over_long
+        self.longest, self.longest_side, self.over_long = max_length, max_length, over_long
         self._counts: dict[int, int] = {}
 
     def count(self, epoch: int) -> int | None:

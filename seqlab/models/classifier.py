@@ -61,6 +61,11 @@ class Classifier(nn.Module):
             self.head = SoftmaxHead(width, labels, None, label_smoothing, class_weights)
 
     @property
+    def max_length(self) -> int | None:
+        """The longest sequence whose positions are known; None: any."""
+        return self.encoder.max_length
+
+    @property
     def costs(self) -> dict[str, float]:
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs

@@ -19,6 +19,7 @@ class Seq2Seq(nn.Module):
         encoder: reads the source; need not be causal.
         vocabulary: how many source tokens there are.
         target_vocabulary: how many target tokens.
+        one_vocabulary: whether a number stands for the same token on both sides.
         decoder_layers: layers of the decoder; None: as many as the encoder has.
         attention: whether the decoder looks at the whole source; a recurrent one may do without, and knows then only
             the encoder's last state (Sutskever et al. 2014).
@@ -36,6 +37,7 @@ class Seq2Seq(nn.Module):
         encoder: Encoder,
         vocabulary: int,
         target_vocabulary: int,
+        one_vocabulary: bool = True,
         decoder_layers: int | None = None,
         attention: bool = True,
         shared_embedding: bool = False,
@@ -45,7 +47,7 @@ class Seq2Seq(nn.Module):
         super().__init__()
         if decoder_layers is not None and decoder_layers < 1:
             raise ValueError(f"decoder_layers={decoder_layers}: expected at least 1, or null")
-        if shared_embedding and vocabulary != target_vocabulary:
+        if shared_embedding and not (one_vocabulary and vocabulary == target_vocabulary):
             raise ValueError(
                 f"source and target have vocabularies of {vocabulary} and {target_vocabulary} tokens and cannot share "
                 "an embedding: set shared_embedding=false, or use one tokenizer for both"

@@ -49,6 +49,11 @@ class Tagger(nn.Module):
         self.head = CRFHead(width, labels, allowed) if head == "crf" else SoftmaxHead(width, labels)
 
     @property
+    def max_length(self) -> int | None:
+        """The most pieces of a sentence whose positions are known; None: any, or it is words that have positions."""
+        return self.encoder.max_length if self.word_vectors is None else None
+
+    @property
     def costs(self) -> dict[str, float]:
         """What the encoder adds to the objective, for everything in `read`: names and weights."""
         return self.encoder.costs

@@ -43,8 +43,8 @@ class Predictor:
         records = [self.form.record(item) for item in items]
         if not records:
             return []
-        names = [name for name in records[0] if name in self.form.fields or name == "pair"]
-        columns = {name: [record.get(name, "") for record in records] for name in names}
+        known = dict.fromkeys(name for record in records for name in record if name in (*self.form.fields, "pair"))
+        columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
         rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
         examples = Examples(datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked"))
         longest, room = int(examples.lengths.max()), getattr(self.task.model, "max_length", None)

@@ -47,6 +47,13 @@ class SequenceToSequence:
         if strange := [name for name in judged_by if name not in known]:
             hint = did_you_mean(strange[0], known)
             raise InputError(f"task.judged_by={strange[0]} is not {', '.join(known)}{hint}")
+        lossy = [name for name in judged_by if name != "exact_match"] if not written.lossless else []
+        if lossy and (bleu_tokenize != "none" or "chrf" in lossy):
+            raise InputError(
+                f"task.judged_by={lossy[0]} compares with the target's text, of which its tokenizer loses some: choose "
+                "tokenizer@form.target_tokenizer=bpe or tokenizer=bpe; or, for BLEU of words between blanks, "
+                "task.bleu_tokenize=none"
+            )
         self.judges = {name: known[name]() for name in judged_by}
         self.monitor = monitor or (*judged_by, "loss")[0]
 

@@ -80,6 +80,13 @@ def convert(tags: Sequence[str], scheme: Literal["BIO", "IOBES"]) -> list[str]:
     return marked
 
 
+def places(tags: Sequence[str], scheme: Literal["BIO", "IOBES"]) -> list[str]:
+    """Every tag that a scheme has for the types that some tags name."""
+    types = dict.fromkeys(parse(tag)[1] for tag in tags if tag != OUTSIDE)
+    letters = "BI" if scheme == "BIO" else "BIES"
+    return [f"{letter}-{type}" if type else letter for type in types for letter in letters]
+
+
 class TagTables(NamedTuple):
     """A set of C labels as tables by label id, for spans of a whole batch at once.
 

@@ -112,7 +112,8 @@ class Words:
             show_progress=False,
         )
         counted = _trained(self._backend(models.WordLevel()), trainer, texts).get_vocab()
-        counted.pop(_UNKNOWN, None)
+        for mark in (_UNKNOWN, END):
+            counted.pop(mark, None)
         vocabulary = _numbered([END, _UNKNOWN, *sorted(counted, key=counted.__getitem__)])
         return Tokenizer(self._backend(models.WordLevel(vocabulary, unk_token=_UNKNOWN)))
 

@@ -41,6 +41,7 @@ class Vocabularies:
         return {
             "vocabulary": len(self.tokenizer),
             "target_vocabulary": len(self.written),
+            "one_vocabulary": self.target is None,
             "labels": None if self.labels is None else len(self.labels),
             "label_names": self.labels,
             "allowed": allowed_transitions(self.labels) if self.labels and mark_spans(self.labels) else None,

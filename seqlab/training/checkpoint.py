@@ -184,7 +184,10 @@ class Checkpoints:
             CheckpointError: there is none, or it is damaged.
         """
         if not (self.folder / "best").exists():
-            raise CheckpointError(f"{self.folder}: no checkpoint is marked best, because no evaluation was saved")
+            raise CheckpointError(
+                f"{self.folder}: no checkpoint is marked best: no evaluation was saved, or "
+                "the metric that decides (task.monitor) was never a number"
+            )
         return Checkpoint.read((self.folder / "best").resolve())
 
     def _newest_first(self) -> list[Path]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from seqlab.data.batch import Batch
+from seqlab.errors import InputError, did_you_mean
 from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
@@ -75,6 +76,11 @@ class State:
     def judge(self, metrics: dict[str, Any], monitor: str) -> bool:
         """Takes note of an evaluation at this step; True where `monitor` is the best so far, which nan never is."""
         self.evaluated, self.metrics = self.step, metrics
+        if monitor not in metrics:
+            known = [name for name, value in metrics.items() if isinstance(value, float)]
+            raise InputError(
+                f"task.monitor={monitor} is none of the metrics{did_you_mean(monitor, known)}: {', '.join(known)}"
+            )
         value = metrics[monitor]
         if not math.isfinite(value):
             improved = False

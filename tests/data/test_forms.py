@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqlab.bundle import facts
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.forms.form import Form, require_fields
@@ -179,6 +180,30 @@ def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None
 
 def torch_lists(parts: list[Batch], name: str) -> list[int]:
     return [value for part in parts for value in part.extras[name].values.tolist()]
+
+
+def test_only_some_have_a_pair() -> None:
+    records = pa.table({"text": ["a", "b"], "pair": ["x", None], "label": ["1", "0"]})
+    vocabularies = TextAndLabel().learn(pa.table({"text": ["ab"] * 2, "label": ["1", "0"]}), Bytes())
+    batch = batch_of(TextAndLabel(), records, vocabularies)
+    assert {i: decoded(vocabularies, ids) for i, ids in by_id(batch, batch.tokens).items()} == {
+        0: ["", "a", "x"],
+        1: ["", "b"],
+    }
+
+
+def test_every_place_of_a_known_type_is_a_label() -> None:
+    form = WordsAndTags(scheme="IOBES")
+    vocabularies = form.learn(pa.table({"words": [["Rome", "is"]], "tags": [["B-LOC", "O"]]}), Bytes())
+    assert vocabularies.labels == ("B-LOC", "E-LOC", "I-LOC", "O", "S-LOC")
+    records = pa.table({"words": [["New", "York"]], "tags": [["B-LOC", "I-LOC"]]})
+    assert form.shown(batch_of(form, records, vocabularies), vocabularies)[1] == "B-LOC E-LOC"
+
+
+def test_tags_as_they_are_may_follow_one_another_in_any_way() -> None:
+    records = pa.table({"words": [["a", "b", "c"]], "tags": [["I-X", "B-X", "O"]]})
+    for form, bound in ((WordsAndTags(), True), (WordsAndTags(scheme=None), False)):
+        assert (facts(form, form.learn(records, Bytes()))["allowed"] is not None) == bound
 
 
 def test_two_vocabularies() -> None:

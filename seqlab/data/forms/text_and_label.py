@@ -17,6 +17,8 @@ from seqlab.errors import InputError, did_you_mean
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class TextAndLabel:
@@ -24,7 +26,7 @@ class TextAndLabel:
 
     answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`;
              "number": a real number
-    ignored  classes that are not predicted: texts that have one are read, and count for nothing
+    ignored  classes that are not predicted: a text that has one counts for nothing; of many, it is as if it had not
     join     what separates the classes of a text where they are one string
     """
 
@@ -62,7 +64,10 @@ class TextAndLabel:
         encode, end = vocabularies.tokenizer.encode, vocabularies.tokenizer.end
         tokens = [[end, *ids] for ids in encode(texts)]
         if pairs is not None:
-            tokens = [[*row, end, *ids] for row, ids in zip(tokens, encode(pairs), strict=True)]
+            second = encode([pair or "" for pair in pairs])
+            tokens = [
+                row if pair is None else [*row, end, *ids] for row, pair, ids in zip(tokens, pairs, second, strict=True)
+            ]
         kept = [row for row, keep in enumerate(usable) if keep]
         return table(
             [len(tokens[row]) for row in kept],
@@ -86,7 +91,7 @@ class TextAndLabel:
                 number = float(label)
             except (TypeError, ValueError):
                 number = math.nan
-            return [number] if math.isfinite(number) else f"the label {label!r} is no number; see form.answer"
+            return [number] if abs(number) <= _LARGEST else f"the label {label!r} is no number; see form.answer"
         names = self.classes(label)
         if self.answer == "one" and len(names) != 1:
             return f"{len(names)} labels where one is expected; form.answer=many takes any number"

@@ -15,7 +15,7 @@ from seqlab.data.batch import IGNORED, Batch
 from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
-from seqlab.text.tags import convert, mark_spans, spans
+from seqlab.text.tags import OUTSIDE, convert, mark_spans, places, spans
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
@@ -47,6 +47,11 @@ class WordsAndTags:
         if (self.words or 1) < 1 or self.min_frequency < 1:
             raise InputError("form.words and form.min_frequency: expected at least 1")
 
+    @property
+    def converts(self) -> bool:
+        """Whether tags that mark spans are written by one scheme: only then is it known which may follow which."""
+        return self.scheme is not None and not self.ignored
+
     def fingerprint(self) -> str:
         return repr(self)
 
@@ -59,8 +64,8 @@ class WordsAndTags:
             words = tuple(word for word in ranked if counts[word] >= self.min_frequency)
         sentences = records.column("tags").to_pylist()
         labels = label_names(chain.from_iterable(sentences), self.ignored)
-        if self.scheme and mark_spans(labels) and not self.ignored:
-            labels = label_names(chain.from_iterable(convert(tags, self.scheme) for tags in sentences), ())
+        if self.converts and mark_spans(labels):
+            labels = label_names([OUTSIDE, *places(labels, self.scheme or "BIO")], ())
         return Vocabularies(tokenizer.train(occurrences), labels=labels, words=words)
 
     def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
@@ -69,8 +74,8 @@ class WordsAndTags:
         kept = list(range(len(words)))
         targets: list[list[int] | str] = [[] for _ in words]
         if tags is not None:
-            if self.scheme and mark_spans(vocabularies.labels or ()) and not self.ignored:
-                tags = [convert(row, self.scheme) if mark_spans(row) else row for row in tags]
+            if self.converts and mark_spans(vocabularies.labels or ()):
+                tags = [convert(row, self.scheme or "BIO") if mark_spans(row) else row for row in tags]
             targets = [self.target(row, vocabularies) for row in tags]
             for row, (these, target) in enumerate(zip(words, targets, strict=True)):
                 if isinstance(target, str):
