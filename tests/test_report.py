@@ -140,7 +140,7 @@ def test_words_and_tags(verb: Verb) -> None:
         "validation": {"words": 2, "known": 1 / 2},
         "test": {"words": 4, "known": 1 / 4},
     }
-    assert found["labels"]["splits"]["train"]["counts"] == {"O": 3, "B-per": 2, "B-loc": 1, "I-per": 1}
+    assert found["labels"]["splits"]["train"]["counts"] == {"O": 3, "B-per": 2, "B-loc": 1, "I-per": 1, "I-loc": 0}
     assert found["labels"]["splits"]["test"]["majority"] == 0.5
     assert found["spans"] == {
         "train": {"loc": 1, "per": 2},
