@@ -181,8 +181,9 @@ def _unknown(settings: list[Override], composed: DictConfig, groups: list[str]) 
 
 
 def _typed_keys(override: Override) -> list[str]:
-    """The key of an override, and those inside its value where that is a dict."""
-    return [override.key_or_group, *(key for key, _ in _flat(override.value(), f"{override.key_or_group}."))]
+    """The key of an override, and those inside its value where that is a dict; a list may be as long as it likes."""
+    inside = (key for key, _ in _flat(override.value(), f"{override.key_or_group}."))
+    return [override.key_or_group, *(key for key in inside if not key.rpartition(".")[2].isdecimal())]
 
 
 def _hint(key: str, known: list[str]) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from seqlab.configuration import check
 from seqlab.data.conll_files import ConllFiles, ConlluFiles
 from seqlab.data.csv_files import CsvFiles
 from seqlab.data.json_files import JsonFiles
@@ -18,7 +20,7 @@ from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
 from seqlab.data.text_files import TextFiles
 from seqlab.errors import InputError
-from seqlab.instantiate import mistakes
+from seqlab.instantiate import instantiate, mistakes
 
 REAL = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -45,6 +47,27 @@ def test_settings_of_a_base_are_checked_too(knobs: dict[str, Any]) -> None:
     assert mistakes(node, "data") == []
     (mistake,) = mistakes({**node, **knobs}, "data")
     assert mistake.startswith(f"data.{next(iter(knobs))}: expected ")
+
+
+def test_settings_as_they_are_typed() -> None:
+    def typed(*words: str) -> Source:
+        config = OmegaConf.to_container(check(list(words), "train", None, sweep=False, complete=True).data)
+        assert isinstance(config, dict)
+        return instantiate(config, "data")
+
+    assert typed("data=csv", "data.path=a.csv", "data.columns.text=review", "data.columns.label=stars") == CsvFiles(
+        "a.csv", columns=Columns(text="review", label="stars")
+    )
+    assert typed(
+        "data=tsv", "data.path=a", "data.header=false", "data.columns.text=0", "data.on_error=skip"
+    ) == CsvFiles("a", columns=Columns(text=0), delimiter="\t", quote=None, header=False, on_error="skip")
+    assert typed("data=conll", "data.path=a", "data.tags=2") == ConllFiles("a", tags=2)
+    both = typed("data=parallel", "data.source=a.en", "data.target=a.de", "data.validation=[v.en,v.de]")
+    assert both == ParallelFiles("a.en", "a.de", ("v.en", "v.de"))
+    with pytest.raises(
+        InputError, match=r"data\.columns\.lable=x: no such setting \(did you mean data\.columns\.label\?"
+    ):
+        typed("data=csv", "data.path=a.csv", "data.columns.lable=x")
 
 
 def test_a_share_is_a_share() -> None:
