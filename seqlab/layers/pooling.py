@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from seqlab.layers.heads import at_least_float32
 from seqlab.ragged import Ragged, segments_of
 
 PoolingKind = Literal["mean", "max", "first", "last", "attention"]
@@ -86,9 +87,9 @@ class AttentionPooling(Pooling):
 
     @torch.jit.export
     def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        scores = values @ self.query.to(values.dtype)
+        scores = at_least_float32(values @ self.query.to(values.dtype))
         if lengths is None:
-            return (scores.softmax(1).unsqueeze(2) * values).sum(1)
+            return (scores.softmax(1).to(values.dtype).unsqueeze(2) * values).sum(1)
         segments = segments_of(lengths).to(values.device)
         zeros = scores.new_zeros([lengths.shape[0]])
         largest = zeros.scatter_reduce(0, segments, scores.detach(), "amax", include_self=False)

@@ -76,6 +76,16 @@ def test_loss_and_gradients_are_those_of_all_paths(path: str, ignored: float, le
         assert ours.numel() == 0 or (ours - theirs).abs().max() < 1e-11
 
 
+@pytest.mark.parametrize("path", ["fast", "plain"])
+def test_log_z_is_that_of_each_sequence(path: str) -> None:
+    head, lengths = make(4), [1, 3, 4, 0, 3]
+    hidden_TD, _, lengths_B = rows_and_targets(lengths, 4, 0.0)
+    sequences = [reference.crf_paths(head, part, allowed=False) for part in hidden_TD.split(lengths)]
+    expected = torch.stack([torch.stack(list(paths.values())).logsumexp(0) for paths in sequences])
+    with backend(path):  # type: ignore[arg-type]
+        assert torch.allclose(head.log_partition(head.scores(hidden_TD), lengths_B), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("bound", [False, True])
 @settings(max_examples=15)
 @given(lengths=LENGTHS)

@@ -49,7 +49,7 @@ def batch_of(lengths: list[int], answer: str) -> tuple[Ragged, Ragged]:
     counts = torch.randint(0, 3, (len(lengths),)) if answer == "many" else torch.ones(len(lengths), dtype=torch.int64)
     targets = torch.randint(LABELS, (int(counts.sum()),), generator=generator)
     layout = Layout(torch.tensor(lengths, dtype=torch.int64))
-    return Ragged(tokens, layout), Ragged(targets.double() if answer == "number" else targets, Layout(counts))
+    return Ragged(tokens, layout), Ragged(targets.float() if answer == "number" else targets, Layout(counts))
 
 
 def losses(model: Classifier, tokens: Ragged, targets: Ragged) -> tuple[Tensor, Tensor]:
@@ -107,6 +107,20 @@ def test_the_last_of_a_recurrence_both_ways_is_the_final_state_of_each() -> None
     assert torch.equal(model(tokens), model.encoder.encode(tokens)[0].values[[4, 5, 8]])
     model = make("gru", pooling="first")
     assert torch.equal(model(tokens), model.encoder.encode(tokens)[0].values[[0, 5, 6]])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("answer", HEADS)
+@pytest.mark.parametrize("encoder", ["gru", "transformer"])
+def test_autocast_stays_near(encoder: str, answer: str, pooling: PoolingKind) -> None:
+    model = make(encoder, answer=answer, pooling=pooling, **HEADS[answer][1]).float()
+    tokens, targets = batch_of([3, 0, 5, 1], answer)
+    exact = losses(model, tokens, targets)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = losses(model, tokens, targets)[0]
+    narrow.backward()
+    assert 0 < abs((narrow - exact).item()) < 0.05 * exact.item()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.head.parameters())
 
 
 def test_features_of_the_pooled_vector_are_dropped_while_training() -> None:

@@ -114,6 +114,17 @@ def test_a_batch_of_sentences_equals_one_at_a_time(name: str, path: str, sentenc
         assert torch.equal(tags, model.head.decode(one.values, one.lengths))
 
 
+@pytest.mark.parametrize("name", [name for name in TAGGERS if "universal" not in name])
+def test_autocast_stays_near(name: str) -> None:
+    model, batch = make(name).float(), batch_of([[1], [3, 1, 2], [], [2, 2, 2], [1, 1, 4, 1, 1, 1]])
+    exact = losses(model, *batch)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = losses(model, *batch)[0]
+    narrow.backward()
+    assert 0 < abs((narrow - exact).item()) < 0.05 * exact.item()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.head.parameters())
+
+
 @pytest.mark.parametrize(("pooling", "rows"), [("first", [0, 2, 3]), ("last", [1, 2, 5])])
 def test_a_word_is_its_first_piece_or_its_last(pooling: str, rows: list[int]) -> None:
     tokens, pieces, _, _ = batch_of([[2, 1], [3]])
