@@ -13,7 +13,10 @@ from omegaconf import OmegaConf, open_dict
 from seqlab.bundle import PARTS
 from seqlab.configuration import check, conf_folder
 from seqlab.instantiate import instantiate, mistakes
+from seqlab.settings import FACTS as FOR_TASKS
 from seqlab.settings import SECTIONS, Settings
+from seqlab.text.tokenizer_training import Bytes
+from seqlab.text.vocabularies import Vocabularies
 
 CONF = conf_folder()
 PRIMARY = {"train", "evaluate", "predict", "check", "report"}
@@ -79,6 +82,10 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
                 value = instantiate(value, key)
             assert value == (list(default) if isinstance(default, tuple) else default), name
             assert type(value) is type(default) or isinstance(default, tuple), name
+
+
+def test_the_facts_are_those_that_vocabularies_tell() -> None:
+    assert Vocabularies(Bytes().train(())).facts.keys() == set(FOR_TASKS)
 
 
 def test_a_bundle_may_name_whatever_a_model_is_configured_with() -> None:

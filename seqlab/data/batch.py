@@ -42,7 +42,8 @@ class Batch:
     @cached_property
     def layouts(self) -> list[Layout]:
         """Of all that is read token by token: the tokens, and what a decoder reads."""
-        return [self.tokens.layout, *(self.extras[name].layout for name in ("prefix",) if name in self.extras)]
+        prefix = self.extras.get("prefix")
+        return [self.tokens.layout] if prefix is None else [self.tokens.layout, prefix.layout]
 
     @cached_property
     def sizes(self) -> Tensor:

@@ -15,7 +15,7 @@ from seqlab.ragged import Ragged
 from seqlab.tasks.metrics.calibration import Calibration
 from seqlab.tasks.metrics.classes import Confusion, LabelSets
 from seqlab.tasks.metrics.regression import Regression
-from seqlab.tasks.task import StepOutput, Term
+from seqlab.tasks.task import StepOutput, terms_of
 
 
 class Classification:
@@ -51,10 +51,8 @@ class Classification:
 
     def step(self, batch: Batch) -> StepOutput:
         pooled_BD, costs = self.model.encode(batch.tokens)
-        counts = self.counts(batch)
         loss = self.model.head.loss(pooled_BD, batch.targets.values, batch.targets.lengths)
-        terms = {"loss": Term(loss, counts["loss"], 1.0)}
-        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
+        terms = terms_of(loss, costs, self.model.costs, self.counts(batch))
         return StepOutput(terms, {} if self.model.training else self.tallies(pooled_BD, batch.targets))
 
     def tallies(self, pooled_BD: Tensor, targets: Ragged) -> dict[str, Tensor]:

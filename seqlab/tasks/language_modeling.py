@@ -12,7 +12,7 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import Ragged
-from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, seeds_of
+from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, perplexity, seeds_of, terms_of
 
 
 class LanguageModeling:
@@ -45,10 +45,9 @@ class LanguageModeling:
         hidden, costs = self.encode(batch)
         nats = self.model.head.loss(hidden.values, batch.targets.values)
         counts = self.counts(batch)
-        terms = {"loss": Term(nats, counts["loss"], 1.0)}
+        terms = terms_of(nats, costs, self.model.costs, counts)
         if self.lossless:
             terms["bits_per_byte"] = Term(nats.detach() / math.log(2), counts["bits_per_byte"], 0.0)
-        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
         return StepOutput(terms)
 
     def encode(self, batch: Batch) -> tuple[Ragged, dict[str, Tensor]]:
@@ -59,7 +58,7 @@ class LanguageModeling:
         return self.model.flops(batch.tokens.lengths)
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        return {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}
+        return {**averages, "ppl": perplexity(averages["loss"])}
 
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
         """For each text its continuations, best first."""

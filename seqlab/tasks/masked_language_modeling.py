@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from seqlab.data.batch import Batch
 from seqlab.models.decoding import Decoding
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.ragged import Ragged
-from seqlab.tasks.task import StepOutput, Term, seeds_of
+from seqlab.tasks.task import StepOutput, perplexity, seeds_of, terms_of
 
 LIKELIEST = 5  # of the tokens that may stand in a place, how many are told
 
@@ -61,9 +60,8 @@ class MaskedLanguageModeling:
 
     def chosen(self, lengths: Tensor) -> Tensor:
         """[B] int64: how many tokens of each text are predicted."""
-        return (
-            (self.share * (lengths - 1).clamp(min=0).double() - 1e-9).ceil().long()
-        )  # a product may be a bit above the number it stands for
+        products = self.share * (lengths - 1).clamp(min=0).double()
+        return (products - 1e-9).ceil().long()  # one may be a bit above the number it stands for
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": int(self.chosen(batch.tokens.lengths).sum())}
@@ -73,10 +71,7 @@ class MaskedLanguageModeling:
         tokens, rows_N = self.hide(batch)
         hidden_ND, costs = self.model.encode(tokens, rows_N)
         nats = self.model.head.loss(hidden_ND, batch.tokens.values[rows_N])
-        counts = self.counts(batch)
-        terms = {"loss": Term(nats, counts["loss"], 1.0)}
-        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
-        return StepOutput(terms)
+        return StepOutput(terms_of(nats, costs, self.model.costs, self.counts(batch)))
 
     def hide(self, batch: Batch) -> tuple[Ragged, Tensor]:
         """What the model reads, and the rows [N] int64 that it predicts, in order."""
@@ -108,7 +103,7 @@ class MaskedLanguageModeling:
         return self.model.flops(batch.tokens.lengths, self.counts(batch)["loss"])
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        return {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}
+        return {**averages, "ppl": perplexity(averages["loss"])}
 
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Filled]:
         """What may stand where a text has mask tokens; where a batch has none, in the places that `hide` chooses."""

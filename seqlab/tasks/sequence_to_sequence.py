@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Layout, Ragged
 from seqlab.tasks.metrics.text import Bleu, ChrF, ExactMatch
-from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, seeds_of
+from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, perplexity, seeds_of, terms_of
 from seqlab.text.tokenizer import Tokenizer
 
 
@@ -62,10 +61,8 @@ class SequenceToSequence:
 
     def step(self, batch: Batch) -> StepOutput:
         hidden, costs = self.model.encode(batch.tokens, batch.extras["prefix"])
-        counts = self.counts(batch)
         nats = self.model.head.loss(hidden.values, batch.targets.values)
-        terms = {"loss": Term(nats, counts["loss"], 1.0)}
-        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
+        terms = terms_of(nats, costs, self.model.costs, self.counts(batch))
         return StepOutput(terms, {} if self.model.training else self.judged(batch))
 
     def judged(self, batch: Batch) -> dict[str, Tensor]:
@@ -86,7 +83,7 @@ class SequenceToSequence:
         return self.model.flops(batch.tokens.lengths, batch.extras["prefix"].lengths)
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        figures = {**averages, "ppl": math.exp(min(averages["loss"], 700.0))}
+        figures = {**averages, "ppl": perplexity(averages["loss"])}
         for name, tally in tallies.items():
             figures |= self.judges[name].read(tally)
         return figures

@@ -13,7 +13,7 @@ from seqlab.models.tagger import Tagger
 from seqlab.ragged import Ragged
 from seqlab.tasks.metrics.classes import Confusion
 from seqlab.tasks.metrics.spans import SpanScores
-from seqlab.tasks.task import StepOutput, Term
+from seqlab.tasks.task import StepOutput, terms_of
 from seqlab.text.tags import OUTSIDE, mark_spans
 
 
@@ -38,10 +38,8 @@ class Tagging:
 
     def step(self, batch: Batch) -> StepOutput:
         hidden, costs = self.hidden(batch)
-        counts = self.counts(batch)
         loss = self.model.head.loss(hidden.values, batch.targets.values, hidden.lengths)
-        terms = {"loss": Term(loss, counts["loss"], 1.0)}
-        terms |= {name: Term(cost, counts[name], self.model.costs[name]) for name, cost in costs.items()}
+        terms = terms_of(loss, costs, self.model.costs, self.counts(batch))
         if self.model.training:
             return StepOutput(terms)
         predicted_W = self.model.head.decode(hidden.values, hidden.lengths)

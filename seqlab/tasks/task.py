@@ -6,6 +6,7 @@ the whole global batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -83,6 +84,19 @@ class Task(Protocol):
             seed: of what is drawn for each example, together with its id.
         """
         ...
+
+
+def terms_of(
+    loss: Tensor, costs: Mapping[str, Tensor], weights: Mapping[str, float], counts: Mapping[str, int]
+) -> dict[str, Term]:
+    """The loss, and what the model itself adds, its `costs` by name with their weights, over what `counts` has."""
+    terms = {"loss": Term(loss, counts["loss"], 1.0)}
+    return {**terms, **{name: Term(cost, counts[name], weights[name]) for name, cost in costs.items()}}
+
+
+def perplexity(nats: float) -> float:
+    """exp of the nats per token, which stays a number where these have gone astray."""
+    return math.exp(min(nats, 700.0))
 
 
 def seeds_of(batch: Batch, seed: int) -> list[int]:

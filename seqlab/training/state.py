@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -82,12 +83,8 @@ class State:
                 f"task.monitor={monitor} is none of the metrics{did_you_mean(monitor, known)}: {', '.join(known)}"
             )
         value = metrics[monitor]
-        if not math.isfinite(value):
-            improved = False
-        elif self.best is None:
-            improved = True
-        else:
-            improved = value > self.best if higher_is_better(monitor) else value < self.best
+        better = operator.gt if higher_is_better(monitor) else operator.lt
+        improved = math.isfinite(value) and (self.best is None or better(value, self.best))
         if improved:
             self.best, self.best_step, self.best_metrics, self.stale = value, self.step, metrics, 0
         else:
