@@ -112,13 +112,17 @@ class _Rows:
 def _require_same(fields: dict[str, Any], kinds: dict[str, type]) -> None:
     if fields.keys() != kinds.keys():
         for field in kinds.keys() - fields.keys():
-            raise Unusable(f"no {field}", f"no {field}, which the first record has")
+            raise Unusable(f"no {field}", f"no {field}, which the first record has; {_unread(field)}")
         for field in fields.keys() - kinds.keys():
             known = f"a {field}, but the first record has only {', '.join(kinds)}"
-            raise Unusable(f"unexpected {field}", f"{known}; name what to read, such as data.columns.text=text")
+            raise Unusable(f"unexpected {field}", f"{known}; {_unread(field)}")
     if "label" in kinds and type(fields["label"]) is not kinds["label"]:
         one, other = ("a list of labels", "one label") if kinds["label"] is list else ("one label", "a list of labels")
         raise Unusable("label of wrong type", f"{other}, but the first record has {one}")
+
+
+def _unread(field: str) -> str:
+    return f"data.columns.{field}=false reads none"
 
 
 def _key(fields: Mapping[str, Any]) -> Iterable[str]:

@@ -235,6 +235,25 @@ def test_columns_that_are_not_there(policy: Any, tmp_path: Path) -> None:
         rows(JsonFiles, tmp_path / "a.jsonl", Rejects(), columns=Columns(text="text"))
 
 
+def test_to_name_a_column_leaves_the_others_that_go_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("review,text,label,pair,source,tags\na,b,c,d,e,f\n")
+    for columns, expected in (
+        (Columns(), {"text": "b", "pair": "d", "label": "c", "tags": ["f"], "source": "e"}),
+        (Columns(text="review"), {"text": "a", "pair": "d", "label": "c"}),
+        (Columns(text="review", pair=False), {"text": "a", "label": "c"}),
+        (Columns(label="pair"), {"text": "b", "label": "d"}),
+        (Columns(target="review"), {"source": "e", "target": "a"}),
+        (Columns(text="review", source="source"), {"text": "a", "pair": "d", "label": "c", "source": "e"}),
+        (Columns(label=False, source=False, tags=False), {"text": "b", "pair": "d"}),
+    ):
+        (found,) = rows(CsvFiles, path, Rejects(), columns=columns)
+        assert {field: value for field, value in found.items() if field != "origin"} == expected
+    path.write_text("a,b\n")
+    (found,) = rows(CsvFiles, path, Rejects(), header=False, columns=Columns(text=0, label=1))
+    assert (found["text"], found["label"]) == ("a", "b")
+
+
 def test_the_delimiter_is_one_character() -> None:
     for knobs in ({"delimiter": "||"}, {"quote": "''"}):
         with pytest.raises(InputError, match=r"data\.delimiter=.* data\.quote="):
