@@ -99,10 +99,10 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     """The values as the columns of a source's table hold them.
 
     Numbers and truth values become their text where they are labels, tags or words, but not where text belongs. Words
-    and tags may come as one string with blanks between them.
+    and tags may come as one string with blanks between them. A label may be blank: whether that is none, a task knows.
 
     Raises:
-        Unusable: a value is null, of a wrong type, blank, or holds what no text may; or tags do not match words.
+        Unusable: a value is null, of a wrong type, blank where it is no label, or holds what no text may; or tags do not match words.
     """
     fields = {field: _CHECKS[field](field, value) for field, value in values.items()}
     if "words" in fields and "tags" in fields and len(fields["words"]) != len(fields["tags"]):
@@ -140,6 +140,8 @@ def _name(field: str, value: Any) -> str:
 
 
 def _label(field: str, value: Any) -> str | list[str]:
+    if isinstance(value, str) and not value.strip():
+        return ""
     return [_name(field, item) for item in value] if isinstance(value, list) else _name(field, value)
 
 

@@ -89,7 +89,7 @@ JSON = [
     ("label of wrong type", b'{"text": "fine", "label": 1e999}'),
     ("empty text", row(text="")),
     ("empty text", row(text=" \t\u2003")),
-    ("empty label", row(label="")),
+    ("empty label", row(label=["yes", ""])),
 ]
 
 
@@ -149,7 +149,6 @@ CSV = [
     ("NUL character", b"a\0b,yes"),
     ("empty text", b",yes"),
     ("empty text", b'" ",yes'),
-    ("empty label", b"fine,"),
 ]
 
 
@@ -195,7 +194,13 @@ def test_csv_is_read_as_it_is_written(
     assert [(row["text"], row["label"]) for row in rows(CsvFiles, path, Rejects())] == cells
 
 
-LABELS = [("sentence with a\ttab", "ja"), ("two\nlines\n", "nein"), ('a "quote",', "ja"), ("é\u2028\x85", "ja")]
+LABELS = [
+    ("no label", ""),
+    ("sentence with a\ttab", "ja"),
+    ("two\nlines\n", "nein"),
+    ('a "quote",', "ja"),
+    ("é\u2028\x85", "ja"),
+]
 
 
 def test_csv_that_is_accepted(tmp_path: Path) -> None:
@@ -206,7 +211,7 @@ def test_csv_that_is_accepted(tmp_path: Path) -> None:
         path.write_bytes(b"\xef\xbb\xbf" + f"review, stars \n{text}\n".replace("\n", end).encode().rstrip())
         found = rows(CsvFiles, path, Rejects(), columns=Columns(text="review", label="stars"))
         assert [(row["text"], row["label"]) for row in found] == [*LABELS, (long, "ja")]
-    assert [row["origin"].rpartition(", ")[2] for row in found] == ["line 2", "line 3", "line 6", "line 7", "line 8"]
+    assert [row["origin"].rpartition(", ")[2] for row in found] == [f"line {line}" for line in (2, 3, 4, 7, 8, 9)]
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])

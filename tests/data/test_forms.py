@@ -122,6 +122,49 @@ def test_an_unknown_label_is_told_or_left_out() -> None:
     assert rejects.counts == {"unknown label": 1}
 
 
+def test_an_empty_label_is_no_class_where_there_may_be_any_number() -> None:
+    records = pa.table(
+        {"text": ["x", "y", "z"], "label": ["1", "2", ""], "origin": ["f, line 1", "f, line 2", "f, line 3"]}
+    )
+    for answer, advice in (("one", "; form.answer=many takes that for no class"), ("number", "")):
+        form = TextAndLabel(answer=answer)  # type: ignore[arg-type]
+        vocabularies = form.learn(records, Bytes())
+        assert vocabularies.labels in (None, ("1", "2"))
+        with pytest.raises(InputError, match=rf"^f, line 3: the label is empty{advice}; data\.on_error=skip"):
+            prepared(form, records, vocabularies)
+        rejects = Rejects("skip")
+        assert len(prepared(form, records, vocabularies, rejects)) == 2
+        assert rejects.counts == {"empty label": 1}
+    form = TextAndLabel(answer="many")
+    batch = batch_of(form, records, form.learn(records, Bytes()))
+    assert by_id(batch, batch.targets) == {0: [0], 1: [1], 2: []}
+
+
+@pytest.mark.parametrize(
+    ("labels", "quantities"),
+    [
+        (["1", "2.5", "2.5", "1"], True),
+        ([str(number) for number in range(30)], True),
+        ([str(number) for number in range(30)] * 3, False),  # of each there are three: classes
+        ([str(number) for number in range(9)], False),
+        (["1", "2.5", "nan"], False),
+        (["1", "2.5", "v2"], False),
+    ],
+)
+def test_labels_that_look_like_quantities(
+    labels: list[str], quantities: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    form, advice = TextAndLabel(), "all of them numbers: form.answer=number learns quantities"
+    vocabularies = form.learn(pa.table({"text": labels, "label": labels}), Bytes())
+    assert caplog.messages == ([f"{len(set(labels))} classes, {advice}"] if quantities else [])
+    unknown = pa.table({"text": [*labels, "x"], "label": [*labels, "-3"]})
+    with pytest.raises(InputError, match=r"the label '-3' does not occur in the training data") as raised:
+        prepared(form, unknown, vocabularies)
+    assert (advice in str(raised.value)) == quantities
+    TextAndLabel(answer="number").learn(unknown, Bytes())
+    assert len(caplog.messages) == quantities
+
+
 def test_every_word_has_its_pieces() -> None:
     records = pa.table({"words": [["Ab", "c"], [], ["c", " "]], "tags": [["X", "Y"], [], ["Y", "_"]]})
     form = WordsAndTags(words=5, min_frequency=2, ignored=("_",))
