@@ -497,6 +497,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["data.path=missing.txt"], "data.path=missing.txt"),
         (["data.path=empty.txt"], "empty.txt: no record in it"),
         (["data.path=latin.txt"], "latin.txt, line 2: not UTF-8"),
+        (["task=classification"], "label missing; choose another task= or data="),
         (["data.path=few.txt", "data.validation=null"], "data.validation"),
         (["batch.tokens=20", "batch.over_long=error"], "tokens, the limit is 20"),
         (["trainer.max_step=3"], "did you mean trainer.max_steps"),

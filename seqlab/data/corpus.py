@@ -100,7 +100,7 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
     records = source.read(rejects)
     read, rejected = sum(map(len, records.values())), rejects.total
     for split in SPLITS:
-        require_fields(form, records[split])
+        require_fields(form, records[split], hasattr(source, "columns"))
     vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
     tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
     if rejects.total > rejected:  # else the source has said so

@@ -24,7 +24,7 @@ Column = str | int | Literal[False] | None
 
 @dataclass(frozen=True)
 class Columns:
-    """The column that each field is read from. None: the one that is called like the field, if there is one; False: none.
+    """The column that each field is read from. None: the one called like the field, where there is one; False: none.
 
     To name a column is also to say of which kind the records are (`KINDS`): of other kinds, nothing is read that is not
     named. A file without a header has its columns numbered: 0 is the first.
@@ -102,7 +102,8 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     and tags may come as one string with blanks between them. A label may be blank: whether that is none, a task knows.
 
     Raises:
-        Unusable: a value is null, of a wrong type, blank where it is no label, or holds what no text may; or tags do not match words.
+        Unusable: a value is null, of a wrong type, blank where it is no label, or holds what no text may; or tags do
+            not match words.
     """
     fields = {field: _CHECKS[field](field, value) for field, value in values.items()}
     if "words" in fields and "tags" in fields and len(fields["words"]) != len(fields["tags"]):

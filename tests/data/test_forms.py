@@ -282,10 +282,12 @@ def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, 
 
 
 def test_a_field_that_is_missing() -> None:
-    with pytest.raises(
-        InputError, match=r"reads text and label, and the data has text: label missing; .*columns\.label"
-    ):
-        require_fields(TextAndLabel(), pa.table({"text": ["x"]}))
+    told = r"^the task reads text and label, and the data has text: label missing; "
+    records = pa.table({"text": ["x"]})
+    with pytest.raises(InputError, match=told + r"name the column with data\.columns\.label=COLUMN, or choose another"):
+        require_fields(TextAndLabel(), records, columns=True)
+    with pytest.raises(InputError, match=told + "choose another task= or data=$"):
+        require_fields(TextAndLabel(), records, columns=False)
 
 
 def test_a_single_label_cannot_be_learned() -> None:

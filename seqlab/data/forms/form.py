@@ -65,18 +65,21 @@ class Form(Protocol):
         ...
 
 
-def require_fields(form: Form, records: pa.Table) -> None:
+def require_fields(form: Form, records: pa.Table, columns: bool) -> None:
     """Whether the records have what the form reads.
+
+    Args:
+        columns: whether their source has columns that can be named.
 
     Raises:
         InputError: a field is missing.
     """
     if missing := [name for name in form.fields if name not in records.column_names]:
         there = ", ".join(name for name in records.column_names if name != "origin") or "none"
+        names = " ".join(f"data.columns.{name}=COLUMN" for name in missing)
         raise InputError(
-            f"the task reads {' and '.join(form.fields)}, and the data has {there}: "
-            f"{' and '.join(missing)} missing; name the column with data.columns.{missing[0]}=COLUMN, or choose "
-            "another task= or data="
+            f"the task reads {' and '.join(form.fields)}, and the data has {there}: {' and '.join(missing)} missing; "
+            f"{f'name the column with {names}, or ' if columns else ''}choose another task= or data="
         )
 
 
