@@ -1,8 +1,9 @@
 """python -m seqlab.predict run=PATH input=FILE|- [output=FILE]: JSON lines in, JSON lines out, order kept.
 
 What is read of a line, and what is added to it, is the task's: {"text": "Return the"} gets a "continuation" by a
-language model, {"text": "A fine film."} a "label" by a classifier, {"words": ["Ann", "ran"]} "tags" by a tagger, and
-{"source": "walk twice"} a "target" by a model from sequence to sequence. Whatever else a line holds is passed through.
+language model, {"text": "A fine film."} a "label" by a classifier, and so does {"text": "Is it far?", "pair": "Two
+miles."} by one of pairs; {"words": ["Ann", "ran"]} "tags" by a tagger, and {"source": "walk twice"} a "target" by a
+model from sequence to sequence. Whatever else a line holds is passed through.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
     tokenizer = vocabularies.tokenizer
     facts = {
         "source": source.facts(),
+        "fields": [name for name in records["train"].column_names if name != "origin"],
         "rejected": rejects.counts,
         "tokenizer": {"end_token": tokenizer.end_token, "size": len(tokenizer), "lossless": tokenizer.lossless},
         "labels": vocabularies.labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import datasets
@@ -223,6 +224,23 @@ def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None
 
 def torch_lists(parts: list[Batch], name: str) -> list[int]:
     return [value for part in parts for value in part.extras[name].values.tolist()]
+
+
+def test_a_pair_is_told_as_two_texts() -> None:
+    form = TextAndLabel()
+    records = pa.table({"text": ["a", "b c"], "pair": ["xy", ""], "label": ["1", "0"]})
+    vocabularies = form.learn(records, Bytes())
+    examples = prepared(form, records, vocabularies)
+    assert [form.shown(examples.batch([i]), vocabularies)[0] for i in range(2)] == ["a | xy", "b c | "]
+    single = prepared(form, records.select(["text", "label"]), vocabularies)
+    assert [form.shown(single.batch([i]), vocabularies) for i in range(2)] == [("a", "1"), ("b c", "0")]
+    assert "pair" in form.example(["text", "pair", "label"])
+    assert "pair" not in form.example(["text", "label"])
+    for fields in (["text", "pair"], ["text"]):
+        assert form.record(json.loads(form.example(fields))).keys() == set(fields)
+    for item in ({}, {"pair": "x"}, {"text": "x", "pair": 3}, {"text": None}):
+        with pytest.raises(ValueError, match=r'^expected an object such as \{"text": "[^"]*"\}, or .*"pair": "'):
+            form.record(item)
 
 
 def test_only_some_have_a_pair() -> None:

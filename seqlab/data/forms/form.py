@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -21,7 +21,6 @@ class Form(Protocol):
 
     fields    that a record must have to be learned from
     policies  what may become of a row that is too long (`batch.over_long`); the first is what null means
-    example   an item to try a model with, as JSON
     """
 
     @property
@@ -30,8 +29,9 @@ class Form(Protocol):
     @property
     def policies(self) -> tuple[str, ...]: ...
 
-    @property
-    def example(self) -> str: ...
+    def example(self, fields: Collection[str] = ()) -> str:
+        """An item to try a model with that was trained on records with these fields, as JSON."""
+        ...
 
     def fingerprint(self) -> str:
         """Equal for forms that make the same rows of the same records and vocabularies."""

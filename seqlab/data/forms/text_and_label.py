@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from seqlab.data.batch import IGNORED, Batch
-from seqlab.data.forms.form import label_names, lists, origin, table, text_of, values
+from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
 _LARGEST = float(np.finfo(np.float32).max)
+_PAIR = '{"text": "Is it far?", "pair": "Two miles."}'
 _MANY = 10  # so many whole numbers may be the names of classes, however few rows there are
 _ADVICE = "all of them numbers: form.answer=number learns quantities"
 
@@ -41,11 +42,13 @@ class TextAndLabel:
 
     fields = ("text", "label")
     policies = ("truncate", "drop", "error")
-    example = '{"text": "A fine film."}'
 
     def __post_init__(self) -> None:
         if not self.join:
             raise InputError("form.join is empty: expected what separates the classes of a text, such as ','")
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return _PAIR if "pair" in fields else '{"text": "A fine film."}'
 
     def fingerprint(self) -> str:
         return repr(self)
@@ -116,8 +119,10 @@ class TextAndLabel:
         return [known.get(names[0], IGNORED)]
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        pair = {"pair": text_of(item, "pair")} if "pair" in item else {}
-        return {"text": text_of(item, "text"), **pair}
+        fields = {name: item[name] for name in ("text", "pair") if name in item}
+        if "text" not in fields or not all(isinstance(value, str) for value in fields.values()):
+            raise ValueError(f"expected an object such as {self.example()}, or of two texts {_PAIR}")
+        return fields
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
         """Of the probability of each class, [C]; or of a number."""
@@ -130,9 +135,12 @@ class TextAndLabel:
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
     def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        names, targets = vocabularies.labels or (), example.targets.values.tolist()
+        """Of a pair, both texts with a bar between them."""
+        names, targets, tokens = vocabularies.labels or (), example.targets.values.tolist(), example.tokens.values
         told = map(str, targets) if self.answer == "number" else (names[t] if t >= 0 else "?" for t in targets)
-        return vocabularies.tokenizer.decode(example.tokens.values.tolist()), ", ".join(told)
+        ends = (tokens == vocabularies.tokenizer.end).nonzero().flatten()
+        texts = tokens.tensor_split(ends.cpu())[1:]
+        return " | ".join(vocabularies.tokenizer.decode(text.tolist()) for text in texts), ", ".join(told)
 
 
 def _number(label: Any) -> float:

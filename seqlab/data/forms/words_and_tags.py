@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -41,11 +41,13 @@ class WordsAndTags:
 
     fields = ("words", "tags")
     policies = ("error", "drop")
-    example = '{"text": "Ann went to Paris."}'
 
     def __post_init__(self) -> None:
         if (self.words or 1) < 1 or self.min_frequency < 1:
             raise InputError("form.words and form.min_frequency: expected at least 1")
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return '{"text": "Ann went to Paris."}'
 
     @property
     def converts(self) -> bool:
