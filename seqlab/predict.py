@@ -36,12 +36,13 @@ def job(command: Command) -> None:
     from seqlab.durable import replace_file, require_place
     from seqlab.experiment import choose_decoding, choose_device
     from seqlab.instantiate import read_settings
-    from seqlab.serving.json_lines import read_items
+    from seqlab.serving.json_lines import read_items, require_other
     from seqlab.serving.predictor import Predictor
 
     asked = read_settings(Asked, command.config)
     if asked.output is not None:
         require_place(Path(asked.output))
+        require_other(asked.input, Path(asked.output))
     loaded = bundle.load(asked.run, command.trust)
     choose_decoding(loaded.task, asked.decoding)
     items = read_items(asked.input, loaded.form.record)
