@@ -27,7 +27,7 @@ import pyarrow as pa
 from seqlab.data.forms.form import Form, require_fields
 from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
-from seqlab.errors import DataError, InputError
+from seqlab.errors import DataError, InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
@@ -150,7 +150,7 @@ def _table(split: str, records: pa.Table, form: Form, vocabularies: Vocabularies
         parts.append(form.rows(some, vocabularies, rejects))
     table = pa.concat_tables(parts)
     if not len(table):
-        raise InputError(f"nothing is left for {split}: all {len(records)} records were rejected, {rejects.counts}")
+        raise InputError(f"nothing is left for {split} of {counted(len(records), 'record')}: {rejects.counts}")
     # Named, or it would hash the tokens to name itself.
     return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="prepared")
 

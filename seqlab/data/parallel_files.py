@@ -14,7 +14,7 @@ from seqlab.data.files import Line, fingerprint, lines, matching
 from seqlab.data.records import Record, decoded
 from seqlab.data.rejects import OnError, Rejects, Unusable
 from seqlab.data.splits import records_by_split, tables
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 
 _SETTINGS = {"train": "data.source", "validation": "data.validation", "test": "data.test"}
 
@@ -76,7 +76,8 @@ class ParallelFiles:
 def _paired(source: str, target: str, *settings: str) -> list[tuple[Path, Path]]:
     sources, targets = matching(source, settings[0]), matching(target, settings[1])
     if len(sources) != len(targets):
-        raise InputError(f"{len(sources)} files match {source}, but {len(targets)} match {target}; each needs its pair")
+        found = f"{source} is {counted(len(sources), 'file')}, but {target} {counted(len(targets), 'file')}"
+        raise InputError(f"{found}; each needs its pair")
     return list(zip(sources, targets, strict=True))
 
 

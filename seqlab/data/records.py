@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from seqlab.data.rejects import Unusable
-from seqlab.errors import did_you_mean
+from seqlab.errors import counted, did_you_mean
 
 Record = tuple[str, dict[str, Any]]  # where it was found, such as "reviews.csv, line 7", and its values by field
 
@@ -108,7 +108,7 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     fields = {field: _CHECKS[field](field, value) for field, value in values.items()}
     if "words" in fields and "tags" in fields and len(fields["words"]) != len(fields["tags"]):
         words, tags = len(fields["words"]), len(fields["tags"])
-        raise Unusable("tags do not match words", f"{words} words, but {tags} tags")
+        raise Unusable("tags do not match words", f"{counted(words, 'word')}, but {counted(tags, 'tag')}")
     return fields
 
 

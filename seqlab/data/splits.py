@@ -12,7 +12,7 @@ import pyarrow as pa
 from seqlab.data.records import FIELDS, INPUTS, Record, checked
 from seqlab.data.rejects import Rejects, Unusable
 from seqlab.data.source import SPLITS, Files, split_of
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 
 _ROWS_AT_ONCE = 1000
 
@@ -48,8 +48,8 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
         if not part.count:
             shared = sum(rows[name].count for name in SPLITS if name == "train" or name not in given)
             raise InputError(
-                f"nothing for {split}: {settings['train']} has {shared} records, of which a hash sends 10 % each to "
-                f"validation and test where these are not given; give more, or {settings[split]}=..."
+                f"nothing for {split}: {settings['train']} has {counted(shared, 'record')}, of which a hash sends "
+                f"10 % each to validation and test where these are not given; give more, or {settings[split]}=..."
             )
     schema = schema_of(kinds)
     return {split: part.table(schema) for split, part in rows.items()}

@@ -190,7 +190,7 @@ def test_tags_must_match_the_words() -> None:
     form = WordsAndTags()
     vocabularies = form.learn(pa.table({"words": [["a", "b"]], "tags": [["X", "Y"]]}), Bytes())
     records = pa.table({"words": [["a", "b"], ["a"]], "tags": [["X"], ["Z"]], "origin": ["f, line 1", "f, line 2"]})
-    with pytest.raises(InputError, match="f, line 1: 2 words and 1 tags"):
+    with pytest.raises(InputError, match="f, line 1: 2 words and 1 tag: expected one for each"):
         prepared(form, records, vocabularies)
     rejects = Rejects("skip")
     assert len(form.rows(records, vocabularies, rejects)) == 0
@@ -309,5 +309,5 @@ def test_a_field_that_is_missing() -> None:
 
 
 def test_a_single_label_cannot_be_learned() -> None:
-    with pytest.raises(InputError, match=r"has 1 labels to predict \(a\)"):
+    with pytest.raises(InputError, match=r"has 1 label to predict \(a\)"):
         TextAndLabel().learn(pa.table({"text": ["x"], "label": ["a"]}), Bytes())

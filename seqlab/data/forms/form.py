@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqlab.data.batch import Batch
 from seqlab.data.rejects import Rejects
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
@@ -130,7 +130,7 @@ def label_names(found: Iterable[str], ignored: Sequence[str]) -> tuple[str, ...]
     names = tuple(sorted(set(found) - set(ignored)))
     if len(names) < 2:
         raise InputError(
-            f"the training data has {len(names)} labels to predict ({', '.join(names) or 'none'}), and at least 2 are "
-            "needed: look at data.columns and form.ignored"
+            f"the training data has {counted(len(names), 'label')} to predict ({', '.join(names) or 'none'}), and at "
+            "least 2 are needed: look at data.columns and form.ignored"
         )
     return names
