@@ -1,8 +1,10 @@
 """python scripts/reproduce.py --data FOLDER [--only NAME ...]: published results, run by run, into docs/results.md.
 
 FOLDER holds the data as its authors publish it, in folders trec6, sst, cogs, ud_english_ewt, multi30k and wikitext2;
-what is generated needs none. Runs lie in runs/reproduce/EXPERIMENT/seed-SEED. What is finished there is not run again,
-what was interrupted goes on where it stopped. Every model is chosen on validation data; the test split is read once.
+what is generated needs none. They are prepared in runs/reproduce/data, which SEQLAB_DATA may name for other runs too;
+`--only`, of nothing, does no more than that. Runs lie in runs/reproduce/EXPERIMENT/seed-SEED. What is finished there is
+not run again, what was interrupted goes on where it stopped. Every model is chosen on validation data; the test split
+is read once.
 """
 
 from __future__ import annotations
@@ -190,13 +192,18 @@ reads data.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="the published data")
-    parser.add_argument("--only", nargs="*", choices=sorted({row.experiment for row in ROWS}), help="without, all")
+    parser.add_argument(
+        "--only", nargs="*", choices=sorted({row.experiment for row in ROWS}), help="of nothing: no run"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     asked = parser.parse_args()
     data = (RUNS / "data").absolute()
     prepare(asked.data, data)
+    print(f"SEQLAB_DATA={data} has {', '.join(sorted(path.name for path in data.iterdir())) or 'nothing'}", flush=True)
+    if asked.only == []:
+        return
     for row in ROWS:
-        if not asked.only or row.experiment in asked.only:
+        if asked.only is None or row.experiment in asked.only:
             for seed in row.seeds:
                 figures(row, run(row, seed, data), data)
             asked.output.write_text(HEAD + "\n".join(filter(None, (told(row, data) for row in ROWS))) + "\n")

@@ -14,7 +14,7 @@ def job(command: Command) -> None:
     from rich.table import Table
 
     from seqlab import experiment, settings
-    from seqlab.errors import CheckFailedError
+    from seqlab.errors import CheckFailedError, counted
     from seqlab.training.invariance import differences
 
     settings.check(command.config, command.trust)
@@ -25,7 +25,8 @@ def job(command: Command) -> None:
     )  # a spread of lengths from the shorter half, to be quick
     chosen = shortest[: max(1, len(shortest) // 2) : max(1, len(shortest) // (2 * SEQUENCES))]
     batch = examples.batch(chosen)
-    table = Table(title=f"{len(batch)} sequences of {batch.tokens.layout.longest} tokens and less, against one batch")
+    read = f"{counted(len(batch), 'sequence')} of at most {counted(batch.tokens.layout.longest, 'token')}"
+    table = Table(title=f"{read}, against one batch")
     for heading in ("computed", "outputs differ by", "gradients differ by", ""):
         table.add_column(heading)
     failed = []

@@ -6,6 +6,7 @@ one that it cannot apply, and advises to put a plus sign before an unknown key, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -69,7 +70,7 @@ def check(words: Sequence[str], config_name: str, config_dir: str | None, *, swe
         found: dict[str, list[str]] = {}  # problem: the combinations of choices that have it
         for combination in combinations:
             composed = hydra.compose(config_name, [*search, *combination], return_hydra_config=True)
-            unknown = _unknown(settings, composed, choices("", ObjectType.GROUP))
+            unknown = _unknown(settings, composed, {group: choices(group) for group in choices("", ObjectType.GROUP)})
             for problem in unknown + (_missing(settings, composed) if complete and not wrong else []):
                 found.setdefault(problem, []).append(" ".join(combination))
         for problem, where in found.items():
@@ -161,7 +162,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(value, f"{prefix}{name}.")
 
 
-def _unknown(settings: list[Override], composed: DictConfig, groups: list[str]) -> list[str]:
+def _unknown(settings: list[Override], composed: DictConfig, groups: dict[str, list[str]]) -> list[str]:
     keys = {key for key, _ in _flat(OmegaConf.to_container(composed))}
     own = {key.rpartition(".")[0] for o in settings for key in _typed_keys(o) if key.endswith("._target_")}
     problems = []
@@ -174,10 +175,23 @@ def _unknown(settings: list[Override], composed: DictConfig, groups: list[str]) 
             continue
         if strange.rpartition(".")[0] in own:  # the user's own code has arguments of its own
             hint = f"; if your own code takes it, write +{override.input_line}"
+        elif (group := strange.partition(".")[0]) in groups and composed.get(group) is None:
+            word = _typed_for_the_run(settings, group) or f"{group}=NAME, one of {', '.join(groups[group])}"
+            hint = f" while no {group}= is chosen: add {word}"
         else:
             hint = _hint(strange, [*groups, *(k for k in keys if k[:6] != "hydra." or strange[:6] == "hydra.")])
         problems.append(f"{override.input_line}: no such setting{hint}")
     return problems
+
+
+def _typed_for_the_run(settings: list[Override], group: str) -> str | None:
+    """The choice that was typed when the run that `run=` names was trained, such as "data=csv"."""
+    try:
+        run = next(Path(str(o.value())) for o in settings if o.key_or_group == "run")
+        typed = json.loads((run / "run.json").read_bytes())["overrides"]
+        return next(str(word) for word in typed if str(word).startswith(f"{group}="))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return None
 
 
 def _typed_keys(override: Override) -> list[str]:

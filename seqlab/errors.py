@@ -60,6 +60,11 @@ class StoppedError(SeqlabError):
         self.exit_code = 128 + signal_number
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A hint like " (did you mean trainer.max_steps?)", or "" where nothing known is close."""
     close = get_close_matches(given, list(known), n=1, cutoff=0.6)

@@ -1,8 +1,9 @@
 """python -m seqlab.predict run=PATH input=FILE|- [output=FILE]: JSON lines in, JSON lines out, order kept.
 
 What is read of a line, and what is added to it, is the task's: {"text": "Return the"} gets a "continuation" by a
-language model, {"text": "A fine film."} a "label" by a classifier, {"words": ["Ann", "ran"]} "tags" by a tagger, and
-{"source": "walk twice"} a "target" by a model from sequence to sequence. Whatever else a line holds is passed through.
+language model, {"text": "A fine film."} a "label" by a classifier, and so does {"text": "Is it far?", "pair": "Two
+miles."} by one of pairs; {"words": ["Ann", "ran"]} "tags" by a tagger, and {"source": "walk twice"} a "target" by a
+model from sequence to sequence. Whatever else a line holds is passed through.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def job(command: Command) -> None:
     from seqlab.durable import replace_file, require_place
     from seqlab.experiment import choose_decoding, choose_device
     from seqlab.instantiate import read_settings
-    from seqlab.serving.json_lines import read_items
+    from seqlab.serving.json_lines import read_items, require_other
     from seqlab.serving.predictor import Predictor
 
     asked = read_settings(Asked, command.config)
     if asked.output is not None:
         require_place(Path(asked.output))
+        require_other(asked.input, Path(asked.output))
     loaded = bundle.load(asked.run, command.trust)
     choose_decoding(loaded.task, asked.decoding)
     items = read_items(asked.input, loaded.form.record)

@@ -12,6 +12,7 @@ from seqlab.data.examples import Examples
 from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
 from seqlab.data.streamed import Streamed
+from seqlab.errors import counted
 from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
 
@@ -23,7 +24,7 @@ def describe(parts: Experiment) -> str:
     splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
     streamed = isinstance(parts.loaders["train"], Streamed)
     rows = ", ".join(
-        f"{split} {report['rows']:,} rows of {report['tokens']:,} tokens"
+        f"{split} {counted(report['rows'], 'row')} of {counted(report['tokens'], 'token')}"
         f"{' and whatever comes after them' if streamed and split == 'train' else ''}"
         for split, report in splits.items()
     )
@@ -56,7 +57,7 @@ def sample(parts: Experiment) -> str:
 
 def show(summary: dict[str, Any], samples: str, example: str, path: Path) -> None:
     """The final table, the samples, and how to look at the run."""
-    table = Table(title=f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s")
+    table = Table(title=f"{counted(summary['steps'], 'step')}, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s")
     table.add_column("")
     for split in ("validation", "test"):
         table.add_column(split, justify="right")

@@ -44,7 +44,8 @@ def job(command: Command) -> None:
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)
-    results.show(summary, samples, parts.form.example, folder.path)
+    example = parts.form.example(parts.corpus.facts.get("fields", ()))
+    results.show(summary, samples, example, folder.path)
 
 
 def main() -> None:

@@ -83,6 +83,11 @@ def test_evaluate_repeats_the_figures_of_training(verb: Callable[..., Outcome]) 
     code, _, err = verb("evaluate", "run=run/bundle")
     assert code == 2
     assert "data=" in err
+    code, _, err = verb("evaluate", "run=run", "data.path=other.txt")
+    assert (code, err) == (2, "error: data.path=other.txt: no such setting while no data= is chosen: add data=text\n")
+    code, _, err = verb("evaluate", "run=run/bundle", "data.path=other.txt")
+    assert code == 2
+    assert "add data=NAME, one of ag_news, algorithmic, conll" in err
     code, _, err = verb("evaluate", "run=run", "split=tset")
     assert code == 2
     assert "'test'" in err
@@ -139,6 +144,11 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
         (b"{broken\n", "line 1: not JSON"),
         (b'{"text": "a\xff"}\n', "line 1: not JSON"),
         (b"\n \n", "no line"),
+        (
+            b'[\n{"text": "a"}\n]\n',
+            "line 1: not JSON (Expecting value at character 2); of an array, write each object on",
+        ),
+        (b'[{"text": "a"}]\n', "of an array, write each object on a line of its own"),
         (b'{"text": "\\ud800"}\n', "not valid Unicode"),
     ],
 )
@@ -149,6 +159,11 @@ def test_predict_refuses_bad_lines_and_writes_nothing(verb: Callable[..., Outcom
     assert (code, out) == (2, "")
     assert words in err
     assert not Path("out.jsonl").exists()
+    for output in ("in.jsonl", "./in.jsonl"):
+        code, _, err = verb("predict", "run=run", "input=in.jsonl", f"output={output}")
+        assert code == 2
+        assert "is the input itself: choose another output" in err
+        assert Path("in.jsonl").read_bytes() == content
 
 
 def test_a_damaged_or_strange_bundle_is_refused(verb: Callable[..., Outcome]) -> None:
@@ -497,6 +512,11 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["data.path=missing.txt"], "data.path=missing.txt"),
         (["data.path=empty.txt"], "empty.txt: no record in it"),
         (["data.path=latin.txt"], "latin.txt, line 2: not UTF-8"),
+        (
+            ["experiment=trec6", "data=json", "data.path=data/trec6/train.jsonl"],
+            "python scripts/reproduce.py --data RAW",
+        ),
+        (["task=classification"], "label missing; choose another task= or data="),
         (["data.path=few.txt", "data.validation=null"], "data.validation"),
         (["batch.tokens=20", "batch.over_long=error"], "tokens, the limit is 20"),
         (["trainer.max_step=3"], "did you mean trainer.max_steps"),

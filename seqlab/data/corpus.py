@@ -27,7 +27,7 @@ import pyarrow as pa
 from seqlab.data.forms.form import Form, require_fields
 from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
-from seqlab.errors import DataError, InputError
+from seqlab.errors import DataError, InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
@@ -100,7 +100,7 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
     records = source.read(rejects)
     read, rejected = sum(map(len, records.values())), rejects.total
     for split in SPLITS:
-        require_fields(form, records[split])
+        require_fields(form, records[split], hasattr(source, "columns"))
     vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
     tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
     if rejects.total > rejected:  # else the source has said so
@@ -108,6 +108,7 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
     tokenizer = vocabularies.tokenizer
     facts = {
         "source": source.facts(),
+        "fields": [name for name in records["train"].column_names if name != "origin"],
         "rejected": rejects.counts,
         "tokenizer": {"end_token": tokenizer.end_token, "size": len(tokenizer), "lossless": tokenizer.lossless},
         "labels": vocabularies.labels,
@@ -149,7 +150,7 @@ def _table(split: str, records: pa.Table, form: Form, vocabularies: Vocabularies
         parts.append(form.rows(some, vocabularies, rejects))
     table = pa.concat_tables(parts)
     if not len(table):
-        raise InputError(f"nothing is left for {split}: all {len(records)} records were rejected, {rejects.counts}")
+        raise InputError(f"nothing is left for {split} of {counted(len(records), 'record')}: {rejects.counts}")
     # Named, or it would hash the tokens to name itself.
     return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="prepared")
 

@@ -61,7 +61,7 @@ class CsvFiles(RecordFiles):
                 if problem is not None and self.header:
                     raise InputError(f"{file}, line {first}: the header is {problem.message}")
                 names = [cell.strip() for cell in cells] if self.header else [str(i) for i in range(len(cells))]
-                chosen = self._chosen(file, names)
+                chosen = self._chosen(file, names, cells)
                 if self.header:
                     continue
             origin = f"{file}, line {first}"
@@ -78,15 +78,27 @@ class CsvFiles(RecordFiles):
             else:
                 yield origin, {field: cells[index] for field, index in chosen.items()}
 
-    def _chosen(self, file: Path, names: list[str]) -> dict[str, int]:
+    def _chosen(self, file: Path, names: list[str], first: list[str]) -> dict[str, int]:
         try:
             chosen = self.columns.choose(names)
         except Unusable as problem:
-            raise InputError(f"{file}: {problem.message}") from None
+            raise InputError(f"{file}: {problem.message}{self._hint(first)}") from None
         for field, name in chosen.items():
             if names.count(name) > 1:
                 raise InputError(f'{file}: {names.count(name)} columns are called "{name}"; see data.columns.{field}=')
         return {field: names.index(name) for field, name in chosen.items()}
+
+    def _hint(self, first: list[str]) -> str:
+        """What the first row of a file, in which a column is missing, says of its format."""
+        other = next((d for d in "\t;|," if d != self.delimiter and d in first[0]), None) if len(first) == 1 else None
+        if other is not None:
+            named = {"\t": ("tabs", "data=tsv"), ",": ("commas", "data=csv")}
+            what, way = named.get(other, (repr(other), f"\"data.delimiter='{other}'\""))
+            return f"; the columns seem to be divided by {what}: try {way}"
+        asked = any(name.isdecimal() for name in self.columns.named.values())
+        if self.header and (asked or any(_is_data(cell) for cell in first)):
+            return "; the first row seems to be no header: try data.header=false, which numbers the columns from 0"
+        return ""
 
     def _rows(self, file: Path, rejects: Rejects) -> Iterator[_Row]:
         """After a quote that is not closed, or stands where none may, reading goes on with the next line."""
@@ -136,3 +148,8 @@ class CsvFiles(RecordFiles):
         if self.quote is None:
             return csv.reader(rows, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=True)
         return csv.reader(rows, delimiter=self.delimiter, quotechar=self.quote, strict=True)
+
+
+def _is_data(cell: str) -> bool:
+    """Whether it is unlike the name of a column: a number, or more than three words."""
+    return cell.strip().replace(".", "", 1).isdecimal() or len(cell.split()) > 3

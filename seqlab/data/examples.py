@@ -28,7 +28,7 @@ import torch
 
 from seqlab.data.batch import Batch
 from seqlab.data.plan import Plan, make_plan
-from seqlab.errors import DataError, InputError, did_you_mean
+from seqlab.errors import DataError, InputError, counted, did_you_mean
 from seqlab.ragged import Layout, Ragged
 
 Numbers = npt.NDArray[Any]
@@ -108,13 +108,15 @@ class Examples:
             if not self._is_text and not {"pieces", "written"} & set(self._names):
                 ways = "truncate or drop"
             raise InputError(
-                f"row {row} has {lengths[row]} tokens, the limit is {limit} ({long.sum()} of {len(long)} rows have "
-                f"more): raise batch.tokens or batch.max_length, or set batch.over_long={ways}"
+                f"row {row} has {lengths[row]} tokens, the limit is {limit} ({long.sum()} of "
+                f"{counted(len(long), 'row')} above it): raise batch.tokens or batch.max_length, or set "
+                f"batch.over_long={ways}"
             )
         if over_long == "drop" and long.any() and long.all():
             raise InputError(
-                f"batch.over_long=drop leaves nothing: all {len(long)} rows have more than {limit} tokens; raise "
-                f"batch.tokens or batch.max_length{', or set batch.over_long=split' if self._is_text else ''}"
+                f"batch.over_long=drop leaves nothing: of {counted(len(long), 'row')} none has at most "
+                f"{counted(limit, 'token')}; raise batch.tokens or batch.max_length"
+                f"{', or set batch.over_long=split' if self._is_text else ''}"
             )
         pieces = np.ones_like(lengths)
         if over_long == "drop":

@@ -45,8 +45,18 @@ def matching(pattern: str, setting: str) -> list[Path]:
     files = [Path(name) for name in names if os.path.isfile(name)]
     if not files:
         found = "is a folder" if os.path.isdir(pattern) else "matches no file"
-        raise InputError(f"{setting}={pattern} {found} (seen from {os.getcwd()}); give a file, or a pattern like DIR/*")
+        message = f"{setting}={pattern} {found} (seen from {os.getcwd()}); give a file, or a pattern like DIR/*"
+        raise InputError(f"{message}{_of_an_experiment(pattern)}")
     return files
+
+
+def _of_an_experiment(pattern: str) -> str:
+    """Where such a file comes from, if it looks like one that conf/experiment names."""
+    folder = os.path.join(os.environ.get("SEQLAB_DATA") or "data", "")
+    if not pattern.startswith(folder) or os.sep not in pattern.removeprefix(folder):
+        return ""
+    advice = "python scripts/reproduce.py --data RAW --only prepares them from what their authors publish"
+    return f". The data of an experiment are looked for where SEQLAB_DATA=FOLDER says; {advice}"
 
 
 def lines(file: Path) -> Iterator[Line]:

@@ -13,6 +13,7 @@ from seqlab.data.record_files import RecordFiles
 from seqlab.data.records import BY_FIELD, Columns, Record, decoded, shown
 from seqlab.data.rejects import Rejects, Unusable
 
+ARRAY = "; of an array, write each object on a line of its own, as jq -c '.[]' FILE does"
 _DIGITS = 19  # of the largest 64-bit integer; Python's parser takes quadratic time over giant ones
 
 
@@ -48,11 +49,17 @@ def _parsed(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise Unusable("nested too deeply", "JSON nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise Unusable("not JSON", f"not JSON ({error.msg} at character {error.pos + 1})") from None
+        raise Unusable("not JSON", not_json(error)) from None
     if not isinstance(item, dict):
-        kind = "an array" if isinstance(item, list) else shown(item)
-        raise Unusable("not an object", f'{kind}, but every line should be an object such as {{"text": "..."}}')
+        kind, hint = ("an array", ARRAY) if isinstance(item, list) else (shown(item), "")
+        raise Unusable("not an object", f'{kind}, but every line should be an object such as {{"text": "..."}}{hint}')
     return item
+
+
+def not_json(error: json.JSONDecodeError) -> str:
+    """What is wrong with a line, which may be the first one of an array over several lines."""
+    hint = ARRAY if error.doc.lstrip().startswith("[") else ""
+    return f"not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1}){hint}"
 
 
 def _integer(digits: str) -> int:

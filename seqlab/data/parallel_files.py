@@ -14,7 +14,7 @@ from seqlab.data.files import Line, fingerprint, lines, matching
 from seqlab.data.records import Record, decoded
 from seqlab.data.rejects import OnError, Rejects, Unusable
 from seqlab.data.splits import records_by_split, tables
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 
 _SETTINGS = {"train": "data.source", "validation": "data.validation", "test": "data.test"}
 
@@ -31,21 +31,24 @@ class ParallelFiles:
     max_rejected  the share of all pairs that may be skipped
 
     Raises:
-        InputError: max_rejected is no share; on reading, a file is missing or damaged, two files are of different
-            lengths, too many pairs cannot be used, or a split is empty.
+        InputError: max_rejected is no share, or a split is not given as two; on reading, a file is missing or damaged,
+            two files are of different lengths, too many pairs cannot be used, or a split is empty.
     """
 
     settings: ClassVar = _SETTINGS
 
     source: str
     target: str
-    validation: tuple[str, str] | None = None
-    test: tuple[str, str] | None = None
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...] | None = None
     on_error: OnError = field(default="raise", kw_only=True)
     max_rejected: float = field(default=0.1, kw_only=True)
 
     def __post_init__(self) -> None:
         Rejects(self.on_error, self.max_rejected)
+        for name, pair in (("validation", self.validation), ("test", self.test)):
+            if pair is not None and (isinstance(pair, str) or len(pair) != 2):
+                raise InputError(f"data.{name} needs two files: data.{name}=[SOURCE,TARGET]")
 
     def fingerprint(self) -> str:
         files = {split: [file for pair in pairs for file in pair] for split, pairs in self.files().items()}
@@ -73,7 +76,8 @@ class ParallelFiles:
 def _paired(source: str, target: str, *settings: str) -> list[tuple[Path, Path]]:
     sources, targets = matching(source, settings[0]), matching(target, settings[1])
     if len(sources) != len(targets):
-        raise InputError(f"{len(sources)} files match {source}, but {len(targets)} match {target}; each needs its pair")
+        found = f"{source} is {counted(len(sources), 'file')}, but {target} {counted(len(targets), 'file')}"
+        raise InputError(f"{found}; each needs its pair")
     return list(zip(sources, targets, strict=True))
 
 
@@ -95,7 +99,7 @@ def _records(source: Path, target: Path, rejects: Rejects) -> Iterator[Record]:
         counts = " and ".join(f"{file} has {count:,}" for file, count in read.items())
         raise InputError(f"not the same number of lines: {counts}; give files that match line by line")
     if not read[source]:
-        rejects.add(f"{source} and {target}", "empty file", "no line in them")
+        rejects.add(f"{source} and {target}", "empty file", "no line in them", whole=True)
 
 
 def _text(line: Line) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from seqlab.data import stdlib
 from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may contain one; UTF-8 may not
 
@@ -60,8 +60,9 @@ class PyDocs:
         for name, texts in splits.items():
             if not texts:
                 raise InputError(
-                    f"no docstrings for {name} in the sources of {stdlib.python()} at {library} ({len(files)} files); "
-                    "use another Python, or text of your own: data=text data.path=FILE"
+                    f"no docstrings for {name} in the sources of {stdlib.python()} at {library} "
+                    f"({counted(len(files), 'file')}); use another Python, or text of your own: data=text "
+                    "data.path=FILE"
                 )
         return splits, {
             "python": stdlib.python(),

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from seqlab.data.files import fingerprint, matching
 from seqlab.data.records import Record
-from seqlab.data.rejects import OnError, Rejects
+from seqlab.data.rejects import OnError, Rejects, RowError
 from seqlab.data.splits import records_by_split, tables
+from seqlab.errors import InputError
 
 SETTINGS = {"train": "data.path", "validation": "data.validation", "test": "data.test"}
 
@@ -68,8 +69,13 @@ class RecordFiles(ABC):
     def records_of(self, file: Path, split: str, rejects: Rejects) -> Iterator[Record]:
         """The records of one of the files of a split, of which there should be some."""
         rejected, empty = rejects.total, True
-        for record in self.records(file, rejects):
-            empty = False
-            yield record
+        try:
+            for record in self.records(file, rejects):
+                empty = False
+                yield record
+        except RowError as error:
+            if not empty or any(True for _ in self.records(file, Rejects("skip", 1.0))):
+                raise
+            raise InputError(f"{error.told}; no row of the file can be used: see data=") from None
         if empty and rejects.total == rejected:
-            rejects.add(str(file), "empty file", f"no record in it; see {SETTINGS[split]}=")
+            rejects.add(str(file), "empty file", f"no record in it; see {SETTINGS[split]}=", whole=True)

@@ -6,36 +6,42 @@ import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from seqlab.data.rejects import Unusable
-from seqlab.errors import did_you_mean
+from seqlab.errors import counted, did_you_mean
 
 Record = tuple[str, dict[str, Any]]  # where it was found, such as "reviews.csv, line 7", and its values by field
 
-FIELDS = ("text", "pair", "label", "words", "tags", "source", "target")
+KINDS = (("text", "pair", "label"), ("words", "tags"), ("source", "target"))  # fields that go together
+FIELDS = tuple(field for kind in KINDS for field in kind)
 INPUTS = ("text", "pair", "words", "source")  # what a model reads; the others are what it should answer
 _SHOWN = 40  # characters of a value, in a message
 
 
+Column = str | int | Literal[False] | None
+
+
 @dataclass(frozen=True)
 class Columns:
-    """The column that each field is read from. Where none is named, a column is read that is called like a field.
+    """The column that each field is read from. None: the one called like the field, where there is one; False: none.
 
-    A file without a header has its columns numbered: 0 is the first.
+    To name a column is also to say of which kind the records are (`KINDS`): of other kinds, nothing is read that is not
+    named. A file without a header has its columns numbered: 0 is the first.
     """
 
-    text: str | int | None = None
-    pair: str | int | None = None
-    label: str | int | None = None
-    words: str | int | None = None
-    tags: str | int | None = None
-    source: str | int | None = None
-    target: str | int | None = None
+    text: Column = None
+    pair: Column = None
+    label: Column = None
+    words: Column = None
+    tags: Column = None
+    source: Column = None
+    target: Column = None
 
     @cached_property
     def named(self) -> dict[str, str]:
-        return {field: str(column) for field, column in asdict(self).items() if column is not None}
+        columns = asdict(self).items()
+        return {field: str(column) for field, column in columns if column is not None and column is not False}
 
     def choose(self, present: Collection[str]) -> dict[str, str]:
         """The column for each field, among those that are present.
@@ -43,7 +49,9 @@ class Columns:
         Raises:
             Unusable: a column that is named is absent, or there is none that a model could read.
         """
-        chosen = self.named or {field: field for field in FIELDS if field in present}
+        kinds = [kind for kind in KINDS if self.named.keys() & kind] or KINDS
+        fields = [field for kind in kinds for field in kind if field in present and getattr(self, field) is None]
+        chosen = {field: field for field in fields if field not in self.named.values()} | self.named
         for field, column in chosen.items():
             if column not in present:
                 hint = did_you_mean(column, present)
@@ -91,15 +99,16 @@ def checked(values: dict[str, Any]) -> dict[str, Any]:
     """The values as the columns of a source's table hold them.
 
     Numbers and truth values become their text where they are labels, tags or words, but not where text belongs. Words
-    and tags may come as one string with blanks between them.
+    and tags may come as one string with blanks between them. A label may be blank: whether that is none, a task knows.
 
     Raises:
-        Unusable: a value is null, of a wrong type, blank, or holds what no text may; or tags do not match words.
+        Unusable: a value is null, of a wrong type, blank where it is no label, or holds what no text may; or tags do
+            not match words.
     """
     fields = {field: _CHECKS[field](field, value) for field, value in values.items()}
     if "words" in fields and "tags" in fields and len(fields["words"]) != len(fields["tags"]):
         words, tags = len(fields["words"]), len(fields["tags"])
-        raise Unusable("tags do not match words", f"{words} words, but {tags} tags")
+        raise Unusable("tags do not match words", f"{counted(words, 'word')}, but {counted(tags, 'tag')}")
     return fields
 
 
@@ -132,6 +141,8 @@ def _name(field: str, value: Any) -> str:
 
 
 def _label(field: str, value: Any) -> str | list[str]:
+    if isinstance(value, str) and not value.strip():
+        return ""
     return [_name(field, item) for item in value] if isinstance(value, list) else _name(field, value)
 
 

@@ -20,6 +20,14 @@ class Unusable(Exception):
         self.reason, self.message = reason, message
 
 
+class RowError(InputError):
+    """A row cannot be used, and none is to be skipped. `told` is the message without the advice to skip it."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(f"{told}; data.on_error=skip leaves such rows out")
+        self.told = told
+
+
 class Rejects:
     """Rows that cannot be used: raised at once, or skipped, counted by reason, and refused where they are too many.
 
@@ -42,19 +50,22 @@ class Rejects:
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, origin: str, reason: str, message: str) -> None:
+    def add(self, origin: str, reason: str, message: str, whole: bool = False) -> None:
         """Note a row.
 
         Args:
             origin: where it is, such as "reviews.csv, line 7".
             reason: what it is counted under.
             message: what is wrong with it.
+            whole: whether it is a whole file: that counts as a row, but nobody is advised to skip it.
 
         Raises:
-            InputError: rows are not to be skipped.
+            RowError: rows are not to be skipped.
+            InputError: likewise, of a whole file.
         """
         if self.on_error == "raise":
-            raise InputError(f"{origin}: {message}; data.on_error=skip leaves such rows out")
+            told = f"{origin}: {message}"
+            raise InputError(told) if whole else RowError(told)
         self._first = self._first or f"{origin}: {message}"
         self.counts[reason] = self.counts.get(reason, 0) + 1
 

@@ -17,9 +17,9 @@ SPLITS = ("train", "validation", "test")
 class Source(Protocol):
     """Records in three splits that share nothing.
 
-    A column of a table is a field: text, pair, source and target are strings; label is a string, or a list of strings
-    where a record may have several; words and tags are lists of strings of equal length; origin, which may be missing,
-    says where a record was found, such as "reviews.csv, line 7". Nothing is null.
+    A column of a table is a field: text, pair, source and target are strings; label is a string, which may be empty, or
+    a list of strings where a record may have several; words and tags are lists of strings of equal length; origin,
+    which may be missing, says where a record was found, such as "reviews.csv, line 7". Nothing is null.
     """
 
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from seqlab.data.records import FIELDS, INPUTS, Record, checked
 from seqlab.data.rejects import Rejects, Unusable
 from seqlab.data.source import SPLITS, Files, split_of
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 
 _ROWS_AT_ONCE = 1000
 
@@ -48,8 +48,8 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
         if not part.count:
             shared = sum(rows[name].count for name in SPLITS if name == "train" or name not in given)
             raise InputError(
-                f"nothing for {split}: {settings['train']} has {shared} records, of which a hash sends 10 % each to "
-                f"validation and test where these are not given; give more, or {settings[split]}=..."
+                f"nothing for {split}: {settings['train']} has {counted(shared, 'record')}, of which a hash sends "
+                f"10 % each to validation and test where these are not given; give more, or {settings[split]}=..."
             )
     schema = schema_of(kinds)
     return {split: part.table(schema) for split, part in rows.items()}
@@ -112,13 +112,17 @@ class _Rows:
 def _require_same(fields: dict[str, Any], kinds: dict[str, type]) -> None:
     if fields.keys() != kinds.keys():
         for field in kinds.keys() - fields.keys():
-            raise Unusable(f"no {field}", f"no {field}, which the first record has")
+            raise Unusable(f"no {field}", f"no {field}, which the first record has; {_unread(field)}")
         for field in fields.keys() - kinds.keys():
             known = f"a {field}, but the first record has only {', '.join(kinds)}"
-            raise Unusable(f"unexpected {field}", f"{known}; name what to read, such as data.columns.text=text")
+            raise Unusable(f"unexpected {field}", f"{known}; {_unread(field)}")
     if "label" in kinds and type(fields["label"]) is not kinds["label"]:
         one, other = ("a list of labels", "one label") if kinds["label"] is list else ("one label", "a list of labels")
         raise Unusable("label of wrong type", f"{other}, but the first record has {one}")
+
+
+def _unread(field: str) -> str:
+    return f"data.columns.{field}=false reads none"
 
 
 def _key(fields: Mapping[str, Any]) -> Iterable[str]:

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -53,6 +53,11 @@ class Beginning:
     @property
     def max_rejected(self) -> float:
         return self.source.max_rejected
+
+    @property
+    def columns(self) -> Any:
+        """Of the source, where it has columns that can be named."""
+        return cast(Any, self.source).columns
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self).encode())

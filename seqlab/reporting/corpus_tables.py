@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqlab.data.statistics import DECODED_ROWS, PERCENTILES, POOL
+from seqlab.errors import counted
 from seqlab.reporting.tables import Table
 
 LABELS = 20  # rows of a table; the rarer ones share one
@@ -101,7 +102,7 @@ def _labels(found: Mapping[str, Any]) -> Table:
 
     rows = [[name, *cells([name])] for name in shown]
     if shown != names:
-        rows.append([f"{len(names) - LABELS} others", *cells(names[LABELS:])])
+        rows.append([counted(len(names) - LABELS, "other"), *cells(names[LABELS:])])
     notes = [f"{_n(len(names))} labels"]
     if found["majority"] is not None:
         right = ", ".join(f"{_percent(part['majority'])} in {split}" for split, part in splits.items())

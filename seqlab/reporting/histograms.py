@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from seqlab.data.examples import Int64s
+from seqlab.errors import counted
 
 WIDTH, PANEL = 900, 240  # pixels, of the picture and of each split
 LEFT, RIGHT, TOP, BOTTOM = 24, 24, 70, 34  # margins inside a panel
@@ -39,7 +40,7 @@ def histograms(splits: Mapping[str, Int64s], unit: str) -> Image.Image:
     edges = bins(min(int(part.min()) for part in splits.values()), max(int(part.max()) for part in splits.values()))
     for number, (split, lengths) in enumerate(splits.items()):
         panel = Image.new("RGB", (WIDTH, PANEL), WHITE)
-        title = f"{split}: {len(lengths):,} rows by {unit}, {lengths.min():,} to {lengths.max():,}"
+        title = f"{split}: {counted(len(lengths), 'row')} by {unit}, {lengths.min():,} to {lengths.max():,}"
         draw_panel(ImageDraw.Draw(panel), lengths, edges, title)
         picture.paste(panel, (0, PANEL * number))
     return picture

@@ -89,7 +89,7 @@ JSON = [
     ("label of wrong type", b'{"text": "fine", "label": 1e999}'),
     ("empty text", row(text="")),
     ("empty text", row(text=" \t\u2003")),
-    ("empty label", row(label="")),
+    ("empty label", row(label=["yes", ""])),
 ]
 
 
@@ -149,7 +149,6 @@ CSV = [
     ("NUL character", b"a\0b,yes"),
     ("empty text", b",yes"),
     ("empty text", b'" ",yes'),
-    ("empty label", b"fine,"),
 ]
 
 
@@ -195,7 +194,13 @@ def test_csv_is_read_as_it_is_written(
     assert [(row["text"], row["label"]) for row in rows(CsvFiles, path, Rejects())] == cells
 
 
-LABELS = [("sentence with a\ttab", "ja"), ("two\nlines\n", "nein"), ('a "quote",', "ja"), ("é\u2028\x85", "ja")]
+LABELS = [
+    ("no label", ""),
+    ("sentence with a\ttab", "ja"),
+    ("two\nlines\n", "nein"),
+    ('a "quote",', "ja"),
+    ("é\u2028\x85", "ja"),
+]
 
 
 def test_csv_that_is_accepted(tmp_path: Path) -> None:
@@ -206,7 +211,7 @@ def test_csv_that_is_accepted(tmp_path: Path) -> None:
         path.write_bytes(b"\xef\xbb\xbf" + f"review, stars \n{text}\n".replace("\n", end).encode().rstrip())
         found = rows(CsvFiles, path, Rejects(), columns=Columns(text="review", label="stars"))
         assert [(row["text"], row["label"]) for row in found] == [*LABELS, (long, "ja")]
-    assert [row["origin"].rpartition(", ")[2] for row in found] == ["line 2", "line 3", "line 6", "line 7", "line 8"]
+    assert [row["origin"].rpartition(", ")[2] for row in found] == [f"line {line}" for line in (2, 3, 4, 7, 8, 9)]
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])
@@ -233,6 +238,25 @@ def test_columns_that_are_not_there(policy: Any, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"texts": "a", "b": 1}')
     with pytest.raises(InputError, match=r'line 1: no "text" \(did you mean texts\?\).*there are texts, b'):
         rows(JsonFiles, tmp_path / "a.jsonl", Rejects(), columns=Columns(text="text"))
+
+
+def test_to_name_a_column_leaves_the_others_that_go_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("review,text,label,pair,source,tags\na,b,c,d,e,f\n")
+    for columns, expected in (
+        (Columns(), {"text": "b", "pair": "d", "label": "c", "tags": ["f"], "source": "e"}),
+        (Columns(text="review"), {"text": "a", "pair": "d", "label": "c"}),
+        (Columns(text="review", pair=False), {"text": "a", "label": "c"}),
+        (Columns(label="pair"), {"text": "b", "label": "d"}),
+        (Columns(target="review"), {"source": "e", "target": "a"}),
+        (Columns(text="review", source="source"), {"text": "a", "pair": "d", "label": "c", "source": "e"}),
+        (Columns(label=False, source=False, tags=False), {"text": "b", "pair": "d"}),
+    ):
+        (found,) = rows(CsvFiles, path, Rejects(), columns=columns)
+        assert {field: value for field, value in found.items() if field != "origin"} == expected
+    path.write_text("a,b\n")
+    (found,) = rows(CsvFiles, path, Rejects(), header=False, columns=Columns(text=0, label=1))
+    assert (found["text"], found["label"]) == ("a", "b")
 
 
 def test_the_delimiter_is_one_character() -> None:
@@ -342,13 +366,76 @@ def test_files_without_records(source: Callable[..., RecordFiles], tmp_path: Pat
     (tmp_path / "b").write_bytes(good)
     for content in (b"", b"\xef\xbb\xbf", hollow, gzip.compress(b"")):
         (tmp_path / "a").write_bytes(content)
-        with pytest.raises(InputError, match=r"a: no record in it; see data\.path=.*data\.on_error=skip"):
+        with pytest.raises(InputError, match=r"a: no record in it; see data\.path=$"):
             rows(source, tmp_path / "a", Rejects())
         with pytest.raises(InputError, match=r"3 of 3 rows.*a: no record in it; see data\.path="):
             rows(source, tmp_path / "a", Rejects("skip"))
         rejects = Rejects("skip", 0.5)
         assert len(rows(source, tmp_path / "[ab]", rejects)) == 1
         assert rejects.counts == {"empty file": 3}
+
+
+WRONG = {
+    JsonFiles: b"text,label\na,b\nc,d\n",
+    ConllFiles: b"a,b\nc,d\n\ne,f\n",
+    ConlluFiles: b"a X\nb Y\n\nc X\n",
+    TextFiles: b"caf\xe9\n\xe9t\xe9\n",
+}
+
+
+@pytest.mark.parametrize("source", WRONG)
+def test_nobody_is_advised_to_skip_all_rows(source: Callable[..., RecordFiles], tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(WRONG[source])
+    other.write_bytes(FILES[source][0])
+    with pytest.raises(InputError, match=rf"^{path}, line 1: .*; no row of the file can be used: see data=$"):
+        rows(source, path, Rejects())
+    with pytest.raises(InputError, match="no row of the file"):  # though there is one in another
+        source(str(other), str(path), str(path)).read(Rejects())
+    path.write_bytes(WRONG[source] + b"\n\n" + FILES[source][0])
+    with pytest.raises(InputError, match=rf"^{path}, line 1: .*; data\.on_error=skip leaves such rows out$"):
+        rows(source, path, Rejects())
+
+
+@pytest.mark.parametrize("array", [[{"text": "a"}, {"text": "b"}], []])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_where_lines_are_expected(array: list[Any], indent: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(array, indent=indent))
+    with pytest.raises(
+        InputError, match=r"line 1: .*write each object on a line of its own, as jq -c '\.\[\]' FILE does"
+    ):
+        rows(JsonFiles, path, Rejects())
+    path.write_text('{"text": "a')
+    with pytest.raises(InputError, match=r"not JSON \(Unterminated string starting at character 10\); no row"):
+        rows(JsonFiles, path, Rejects())
+
+
+HINTS = [
+    (b"text;label\na, b;c\n", {}, "divided by ';': try \"data.delimiter=';'\""),
+    (b"text|label\n", {}, "divided by '|': try \"data.delimiter='|'\""),
+    (b"text\tlabel\n", {}, "divided by tabs: try data=tsv"),
+    (b"text,label\n", {"delimiter": "\t"}, "divided by commas: try data=csv"),
+    (b"a;b\n", {"header": False, "columns": Columns(text=0, label=1)}, "divided by ';': try"),
+    (b"a film that is fine,yes\n", {}, "no header: try data.header=false"),
+    (b"fine,0.5\n", {}, "no header: try data.header=false"),
+    (b"fine,yes\n", {"columns": Columns(text=0)}, "no header: try data.header=false"),
+    (b",review,star rating\n", {}, None),
+    (b"a; review,stars\n", {}, None),
+    (b"0,1\n", {"header": False, "columns": Columns(text=2)}, None),
+]
+
+
+@pytest.mark.parametrize(("content", "knobs", "hint"), HINTS)
+def test_what_the_first_row_says_of_the_format(
+    content: bytes, knobs: dict[str, Any], hint: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: no ") as raised:
+        rows(CsvFiles, path, Rejects(), **knobs)
+    assert ("seem" in str(raised.value)) == (hint is not None)
+    assert hint is None or hint in str(raised.value)
 
 
 @pytest.mark.parametrize("source", [*FILES, ParquetFiles])
@@ -399,10 +486,11 @@ def test_parallel_files_of_different_lengths(policy: Any, tmp_path: Path) -> Non
     for source, target, counts in ((b"a\n" * 5, b"b\n" * 3, (5, 3)), (b"", b"b", (0, 1))):
         with pytest.raises(InputError, match=rf"lines: .*a\.en has {counts[0]} and .*a\.de has {counts[1]}; give"):
             pair(tmp_path, source, target, Rejects(policy, 1))
-    with pytest.raises(InputError, match="no line in them"):
+    with pytest.raises(InputError, match="no line in them") as raised:
         pair(tmp_path, b"", b"", Rejects(policy, 0.5))
+    assert "data.on_error=skip" not in str(raised.value)
     (tmp_path / "b.en").write_bytes(b"more")
-    with pytest.raises(InputError, match=r"2 files match .*\*\.en, but 1 match .*\*\.de"):
+    with pytest.raises(InputError, match=r"\*\.en is 2 files, but .*\*\.de 1 file; each"):
         ParallelFiles(str(tmp_path / "*.en"), str(tmp_path / "*.de")).fingerprint()
 
 

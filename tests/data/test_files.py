@@ -71,3 +71,28 @@ def test_patterns(tmp_path: Path) -> None:
     for pattern, problem in (("deep", "is a folder"), ("c.txt", "matches no file"), ("folder.t*", "matches no file")):
         with pytest.raises(InputError, match=rf"^data\.path=.*{problem}"):
             found(pattern)
+
+
+@pytest.mark.parametrize(
+    ("data", "pattern", "advised"),
+    [
+        (None, "data/trec6/train.jsonl", True),
+        ("raw", "raw/trec6/train.jsonl", True),
+        ("/raw/", "/raw//trec6/train.jsonl", True),
+        (None, "data/train.jsonl", False),
+        (None, "mine/trec6/train.jsonl", False),
+        ("raw", "data/trec6/train.jsonl", False),
+        ("", "mine/trec6/train.jsonl", False),
+    ],
+)
+def test_where_the_data_of_an_experiment_come_from(
+    data: str | None, pattern: str, advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SEQLAB_DATA", raising=False)
+    if data is not None:
+        monkeypatch.setenv("SEQLAB_DATA", data)
+    with pytest.raises(InputError, match=rf"^data\.path={pattern} matches no file") as raised:
+        matching(pattern, "data.path")
+    for advice in ("SEQLAB_DATA=FOLDER", "python scripts/reproduce.py --data RAW --only"):
+        assert (advice in str(raised.value)) == advised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import datasets
@@ -122,6 +123,49 @@ def test_an_unknown_label_is_told_or_left_out() -> None:
     assert rejects.counts == {"unknown label": 1}
 
 
+def test_an_empty_label_is_no_class_where_there_may_be_any_number() -> None:
+    records = pa.table(
+        {"text": ["x", "y", "z"], "label": ["1", "2", ""], "origin": ["f, line 1", "f, line 2", "f, line 3"]}
+    )
+    for answer, advice in (("one", "; form.answer=many takes that for no class"), ("number", "")):
+        form = TextAndLabel(answer=answer)  # type: ignore[arg-type]
+        vocabularies = form.learn(records, Bytes())
+        assert vocabularies.labels in (None, ("1", "2"))
+        with pytest.raises(InputError, match=rf"^f, line 3: the label is empty{advice}; data\.on_error=skip"):
+            prepared(form, records, vocabularies)
+        rejects = Rejects("skip")
+        assert len(prepared(form, records, vocabularies, rejects)) == 2
+        assert rejects.counts == {"empty label": 1}
+    form = TextAndLabel(answer="many")
+    batch = batch_of(form, records, form.learn(records, Bytes()))
+    assert by_id(batch, batch.targets) == {0: [0], 1: [1], 2: []}
+
+
+@pytest.mark.parametrize(
+    ("labels", "quantities"),
+    [
+        (["1", "2.5", "2.5", "1"], True),
+        ([str(number) for number in range(30)], True),
+        ([str(number) for number in range(30)] * 3, False),  # of each there are three: classes
+        ([str(number) for number in range(9)], False),
+        (["1", "2.5", "nan"], False),
+        (["1", "2.5", "v2"], False),
+    ],
+)
+def test_labels_that_look_like_quantities(
+    labels: list[str], quantities: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    form, advice = TextAndLabel(), "all of them numbers: form.answer=number learns quantities"
+    vocabularies = form.learn(pa.table({"text": labels, "label": labels}), Bytes())
+    assert caplog.messages == ([f"{len(set(labels))} classes, {advice}"] if quantities else [])
+    unknown = pa.table({"text": [*labels, "x"], "label": [*labels, "-3"]})
+    with pytest.raises(InputError, match=r"the label '-3' does not occur in the training data") as raised:
+        prepared(form, unknown, vocabularies)
+    assert (advice in str(raised.value)) == quantities
+    TextAndLabel(answer="number").learn(unknown, Bytes())
+    assert len(caplog.messages) == quantities
+
+
 def test_every_word_has_its_pieces() -> None:
     records = pa.table({"words": [["Ab", "c"], [], ["c", " "]], "tags": [["X", "Y"], [], ["Y", "_"]]})
     form = WordsAndTags(words=5, min_frequency=2, ignored=("_",))
@@ -146,7 +190,7 @@ def test_tags_must_match_the_words() -> None:
     form = WordsAndTags()
     vocabularies = form.learn(pa.table({"words": [["a", "b"]], "tags": [["X", "Y"]]}), Bytes())
     records = pa.table({"words": [["a", "b"], ["a"]], "tags": [["X"], ["Z"]], "origin": ["f, line 1", "f, line 2"]})
-    with pytest.raises(InputError, match="f, line 1: 2 words and 1 tags"):
+    with pytest.raises(InputError, match="f, line 1: 2 words and 1 tag: expected one for each"):
         prepared(form, records, vocabularies)
     rejects = Rejects("skip")
     assert len(form.rows(records, vocabularies, rejects)) == 0
@@ -180,6 +224,23 @@ def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None
 
 def torch_lists(parts: list[Batch], name: str) -> list[int]:
     return [value for part in parts for value in part.extras[name].values.tolist()]
+
+
+def test_a_pair_is_told_as_two_texts() -> None:
+    form = TextAndLabel()
+    records = pa.table({"text": ["a", "b c"], "pair": ["xy", ""], "label": ["1", "0"]})
+    vocabularies = form.learn(records, Bytes())
+    examples = prepared(form, records, vocabularies)
+    assert [form.shown(examples.batch([i]), vocabularies)[0] for i in range(2)] == ["a | xy", "b c | "]
+    single = prepared(form, records.select(["text", "label"]), vocabularies)
+    assert [form.shown(single.batch([i]), vocabularies) for i in range(2)] == [("a", "1"), ("b c", "0")]
+    assert "pair" in form.example(["text", "pair", "label"])
+    assert "pair" not in form.example(["text", "label"])
+    for fields in (["text", "pair"], ["text"]):
+        assert form.record(json.loads(form.example(fields))).keys() == set(fields)
+    for item in ({}, {"pair": "x"}, {"text": "x", "pair": 3}, {"text": None}):
+        with pytest.raises(ValueError, match=r'^expected an object such as \{"text": "[^"]*"\}, or .*"pair": "'):
+            form.record(item)
 
 
 def test_only_some_have_a_pair() -> None:
@@ -239,12 +300,14 @@ def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, 
 
 
 def test_a_field_that_is_missing() -> None:
-    with pytest.raises(
-        InputError, match=r"reads text and label, and the data has text: label missing; .*columns\.label"
-    ):
-        require_fields(TextAndLabel(), pa.table({"text": ["x"]}))
+    told = r"^the task reads text and label, and the data has text: label missing; "
+    records = pa.table({"text": ["x"]})
+    with pytest.raises(InputError, match=told + r"name the column with data\.columns\.label=COLUMN, or choose another"):
+        require_fields(TextAndLabel(), records, columns=True)
+    with pytest.raises(InputError, match=told + "choose another task= or data=$"):
+        require_fields(TextAndLabel(), records, columns=False)
 
 
 def test_a_single_label_cannot_be_learned() -> None:
-    with pytest.raises(InputError, match=r"has 1 labels to predict \(a\)"):
+    with pytest.raises(InputError, match=r"has 1 label to predict \(a\)"):
         TextAndLabel().learn(pa.table({"text": ["x"], "label": ["a"]}), Bytes())

@@ -70,6 +70,14 @@ def test_settings_as_they_are_typed() -> None:
         typed("data=csv", "data.path=a.csv", "data.columns.lable=x")
 
 
+@pytest.mark.parametrize("given", ["a.en", ["a.en"], ["a.en", "a.de", "a.fr"]])
+def test_a_split_of_parallel_files_is_two(given: Any) -> None:
+    node = {"_target_": "seqlab.data.parallel_files.ParallelFiles", "source": "a.en", "target": "a.de"}
+    for name in ("validation", "test"):
+        with pytest.raises(InputError, match=rf"^data\.{name} needs two files: data\.{name}=\[SOURCE,TARGET\]$"):
+            instantiate({**node, name: given}, "data")
+
+
 def test_a_share_is_a_share() -> None:
     for source in (lambda: TextFiles("a", max_rejected=10), lambda: ParallelFiles("a", "b", max_rejected=10)):
         with pytest.raises(InputError, match=r"data\.max_rejected=10"):

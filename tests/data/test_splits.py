@@ -85,7 +85,7 @@ def test_every_row_is_like_the_first(first: dict[str, Any], second: dict[str, An
 
 
 def test_empty_splits() -> None:
-    with pytest.raises(InputError, match=r"nothing for validation: data\.path has 1 records.*data\.validation="):
+    with pytest.raises(InputError, match=r"nothing for validation: data\.path has 1 record, of.*data\.validation="):
         tables({"train": [("", {"text": "a"})]}, Rejects(), SETTINGS)
     with pytest.raises(InputError, match=r"nothing for test: .*data\.test="):
         tables({**HELD_OUT, "train": [("", {"text": "a"})], "test": []}, Rejects(), SETTINGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqlab.data.batch import Batch
 from seqlab.data.rejects import Rejects
-from seqlab.errors import InputError
+from seqlab.errors import InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
@@ -21,7 +21,6 @@ class Form(Protocol):
 
     fields    that a record must have to be learned from
     policies  what may become of a row that is too long (`batch.over_long`); the first is what null means
-    example   an item to try a model with, as JSON
     """
 
     @property
@@ -30,8 +29,9 @@ class Form(Protocol):
     @property
     def policies(self) -> tuple[str, ...]: ...
 
-    @property
-    def example(self) -> str: ...
+    def example(self, fields: Collection[str] = ()) -> str:
+        """An item to try a model with that was trained on records with these fields, as JSON."""
+        ...
 
     def fingerprint(self) -> str:
         """Equal for forms that make the same rows of the same records and vocabularies."""
@@ -65,18 +65,21 @@ class Form(Protocol):
         ...
 
 
-def require_fields(form: Form, records: pa.Table) -> None:
+def require_fields(form: Form, records: pa.Table, columns: bool) -> None:
     """Whether the records have what the form reads.
+
+    Args:
+        columns: whether their source has columns that can be named.
 
     Raises:
         InputError: a field is missing.
     """
     if missing := [name for name in form.fields if name not in records.column_names]:
         there = ", ".join(name for name in records.column_names if name != "origin") or "none"
+        names = " ".join(f"data.columns.{name}=COLUMN" for name in missing)
         raise InputError(
-            f"the task reads {' and '.join(form.fields)}, and the data has {there}: "
-            f"{' and '.join(missing)} missing; name the column with data.columns.{missing[0]}=COLUMN, or choose "
-            "another task= or data="
+            f"the task reads {' and '.join(form.fields)}, and the data has {there}: {' and '.join(missing)} missing; "
+            f"{f'name the column with {names}, or ' if columns else ''}choose another task= or data="
         )
 
 
@@ -127,7 +130,7 @@ def label_names(found: Iterable[str], ignored: Sequence[str]) -> tuple[str, ...]
     names = tuple(sorted(set(found) - set(ignored)))
     if len(names) < 2:
         raise InputError(
-            f"the training data has {len(names)} labels to predict ({', '.join(names) or 'none'}), and at least 2 are "
-            "needed: look at data.columns and form.ignored"
+            f"the training data has {counted(len(names), 'label')} to predict ({', '.join(names) or 'none'}), and at "
+            "least 2 are needed: look at data.columns and form.ignored"
         )
     return names

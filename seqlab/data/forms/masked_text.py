@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,14 @@ class MaskedText(Text):
     Byte pairs hold the blank before a word: "The<mask> ran" asks for a word, "The <mask> ran" for one without a blank.
     """
 
-    example = '{"text": "The<mask> ran."}'
+    def example(self, fields: Collection[str] = ()) -> str:
+        return '{"text": "The<mask> ran."}'
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The parts of the text between the marks, so that no text is taken for one."""
         parts = text_of(item, "text").split(MARK)
         if len(parts) == 1:
-            raise ValueError(f"expected a text with {MARK} in it, such as {self.example}")
+            raise ValueError(f"expected a text with {MARK} in it, such as {self.example()}")
         return {"text": parts}
 
     def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:

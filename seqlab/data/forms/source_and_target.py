@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ class SourceAndTarget:
 
     fields = ("source", "target")
     policies = ("error", "drop")
-    example = '{"source": "A text."}'
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return '{"source": "A text."}'
 
     def fingerprint(self) -> str:
         return f"SourceAndTarget({None if self.target_tokenizer is None else self.target_tokenizer.fingerprint()})"

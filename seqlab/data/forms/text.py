@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +25,9 @@ class Text:
 
     fields = ("text",)
     policies: ClassVar[tuple[str, ...]] = ("split", "truncate", "drop", "error")
-    example = '{"text": "Return the"}'
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return '{"text": "Return the"}'
 
     def fingerprint(self) -> str:
         return "Text()"  # of all forms of text alone: they read the same rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,21 +12,26 @@ import numpy as np
 import pyarrow as pa
 
 from seqlab.data.batch import IGNORED, Batch
-from seqlab.data.forms.form import label_names, lists, origin, table, text_of, values
+from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
 _LARGEST = float(np.finfo(np.float32).max)
+_PAIR = '{"text": "Is it far?", "pair": "Two miles."}'
+_MANY = 10  # so many whole numbers may be the names of classes, however few rows there are
+_ADVICE = "all of them numbers: form.answer=number learns quantities"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TextAndLabel:
     """The tokens of the text behind an end mark, and, where there is a `pair`, those of it behind another.
 
-    answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`;
-             "number": a real number
+    answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`,
+             of which an empty label has none; "number": a real number
     ignored  classes that are not predicted: a text that has one counts for nothing; of many, it is as if it had not
     join     what separates the classes of a text where they are one string
     """
@@ -36,11 +42,13 @@ class TextAndLabel:
 
     fields = ("text", "label")
     policies = ("truncate", "drop", "error")
-    example = '{"text": "A fine film."}'
 
     def __post_init__(self) -> None:
         if not self.join:
             raise InputError("form.join is empty: expected what separates the classes of a text, such as ','")
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return _PAIR if "pair" in fields else '{"text": "A fine film."}'
 
     def fingerprint(self) -> str:
         return repr(self)
@@ -51,7 +59,10 @@ class TextAndLabel:
         if self.answer == "number":
             return Vocabularies(trained)
         found = [name for label in records.column("label").to_pylist() for name in self.classes(label)]
-        return Vocabularies(trained, labels=label_names(found, self.ignored))
+        names = label_names(found, self.ignored)
+        if _quantities(found, names):
+            logger.warning("%s", f"{len(names):,} classes, {_ADVICE}")
+        return Vocabularies(trained, labels=names)
 
     def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         texts, pairs, labels = (values(records, field) for field in ("text", "pair", "label"))
@@ -60,7 +71,11 @@ class TextAndLabel:
         usable = [isinstance(target, list) for target in targets]
         for row, target in enumerate(targets):
             if isinstance(target, str):
-                rejects.add(origin(records, row), "unknown label" if self.answer != "number" else "wrong label", target)
+                assert labels is not None
+                reason = "wrong label" if self.answer == "number" else "unknown label"
+                if self.answer != "number" and _quantities(labels, vocabularies.labels or ()):
+                    target = f"{target}; the classes are {_ADVICE}"
+                rejects.add(origin(records, row), reason if labels[row] else "empty label", target)
         encode, end = vocabularies.tokenizer.encode, vocabularies.tokenizer.end
         tokens = [[end, *ids] for ids in encode(texts)]
         if pairs is not None:
@@ -81,16 +96,15 @@ class TextAndLabel:
         if not isinstance(label, str):
             return list(label)
         if self.answer == "one":
-            return [label]
+            return [label] if label else []
         return [name.strip() for name in label.split(self.join) if name.strip()]
 
     def target(self, label: Any, vocabularies: Vocabularies) -> list[int] | list[float] | str:
         """The ids or the number of a label; where it has none, a message that says why."""
+        if label == "" and self.answer != "many":
+            return "the label is empty" + ("; form.answer=many takes that for no class" if self.answer == "one" else "")
         if self.answer == "number":
-            try:
-                number = float(label)
-            except (TypeError, ValueError):
-                number = math.nan
+            number = _number(label)
             return [number] if abs(number) <= _LARGEST else f"the label {label!r} is no number; see form.answer"
         names = self.classes(label)
         if self.answer == "one" and len(names) != 1:
@@ -98,14 +112,17 @@ class TextAndLabel:
         known = vocabularies.label_ids
         strange = [name for name in names if name not in known and name not in self.ignored]
         if strange:
-            return f"the label {strange[0]!r} does not occur in the training data{did_you_mean(strange[0], known)}"
+            hint = did_you_mean(strange[0], known) if math.isnan(_number(strange[0])) else ""
+            return f"the label {strange[0]!r} does not occur in the training data{hint}"
         if self.answer == "many":
             return [known[name] for name in dict.fromkeys(names) if name in known]
         return [known.get(names[0], IGNORED)]
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        pair = {"pair": text_of(item, "pair")} if "pair" in item else {}
-        return {"text": text_of(item, "text"), **pair}
+        fields = {name: item[name] for name in ("text", "pair") if name in item}
+        if "text" not in fields or not all(isinstance(value, str) for value in fields.values()):
+            raise ValueError(f"expected an object such as {self.example()}, or of two texts {_PAIR}")
+        return fields
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
         """Of the probability of each class, [C]; or of a number."""
@@ -118,6 +135,26 @@ class TextAndLabel:
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
     def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        names, targets = vocabularies.labels or (), example.targets.values.tolist()
+        """Of a pair, both texts with a bar between them."""
+        names, targets, tokens = vocabularies.labels or (), example.targets.values.tolist(), example.tokens.values
         told = map(str, targets) if self.answer == "number" else (names[t] if t >= 0 else "?" for t in targets)
-        return vocabularies.tokenizer.decode(example.tokens.values.tolist()), ", ".join(told)
+        ends = (tokens == vocabularies.tokenizer.end).nonzero().flatten()
+        texts = tokens.tensor_split(ends.cpu())[1:]
+        return " | ".join(vocabularies.tokenizer.decode(text.tolist()) for text in texts), ", ".join(told)
+
+
+def _number(label: Any) -> float:
+    """What a label says as a number; nan where it is none."""
+    try:
+        return float(label)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _quantities(labels: Collection[Any], names: Sequence[str]) -> bool:
+    """Whether the names of classes look like quantities: all are numbers, and one has a fraction, or most of the labels
+    that were given are unlike all others."""
+    numbers = [_number(name) for name in names]
+    if not all(map(math.isfinite, numbers)):
+        return False
+    return any(number % 1 for number in numbers) or len(set(map(str, labels))) > max(_MANY, len(labels) / 2)

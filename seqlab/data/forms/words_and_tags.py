@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -14,7 +14,7 @@ import pyarrow as pa
 from seqlab.data.batch import IGNORED, Batch
 from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
-from seqlab.errors import InputError, did_you_mean
+from seqlab.errors import InputError, counted, did_you_mean
 from seqlab.text.tags import OUTSIDE, convert, mark_spans, places, spans
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
@@ -41,11 +41,13 @@ class WordsAndTags:
 
     fields = ("words", "tags")
     policies = ("error", "drop")
-    example = '{"text": "Ann went to Paris."}'
 
     def __post_init__(self) -> None:
         if (self.words or 1) < 1 or self.min_frequency < 1:
             raise InputError("form.words and form.min_frequency: expected at least 1")
+
+    def example(self, fields: Collection[str] = ()) -> str:
+        return '{"text": "Ann went to Paris."}'
 
     @property
     def converts(self) -> bool:
@@ -81,7 +83,7 @@ class WordsAndTags:
                 if isinstance(target, str):
                     rejects.add(origin(records, row), "unknown label", target)
                 elif len(target) != len(these):
-                    message = f"{len(these)} words and {len(target)} tags: expected a tag for each word"
+                    message = f"{counted(len(these), 'word')} and {counted(len(target), 'tag')}: expected one for each"
                     rejects.add(origin(records, row), "tags do not match the words", message)
             kept = [row for row in kept if isinstance(targets[row], list) and len(targets[row]) == len(words[row])]
         pieces = pieces_of(chain.from_iterable(words), vocabularies.tokenizer)
