@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -461,6 +462,23 @@ def test_a_run_limited_by_minutes_resumes_and_may_change_what_is_free(verb: Call
     code, _, err = verb("train", "resume=run", "trainer.clip=0.5")
     assert code == 2
     assert "trainer.clip: 1.0 there, 0.5 now" in err
+
+
+@pytest.mark.parametrize("limit", ["trainer.max_epochs=1", "trainer.max_tokens=9000"])
+def test_a_run_that_would_end_in_its_warm_up_is_told_so(
+    verb: Callable[..., Outcome], limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["model=tanh", "trainer.max_steps=null", limit]
+    code, _, err = verb("train", *tiny(*words, "schedule.warmup_steps=100"), "output_dir=run")
+    assert code == 0, err
+    told = re.search(r"about (\d+) steps, .* set schedule.warmup_steps=(\d+), or train longer", caplog.text)
+    assert told is not None
+    steps = json.loads(Path("run/summary.json").read_text())["steps"]
+    assert abs(int(told[1]) - steps) <= 1
+    assert int(told[2]) == int(told[1]) // 10
+    caplog.clear()
+    assert verb("train", *tiny(*words, f"schedule.warmup_steps={steps // 2 - 1}"), "output_dir=other")[0] == 0
+    assert "warmup_steps" not in caplog.text
 
 
 def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
