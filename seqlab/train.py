@@ -40,7 +40,7 @@ def job(command: Command) -> None:
             trainer.checkpoints.load_best().restore_model(parts.task.model)
             test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
             log.evaluation(state, "test", test)
-            summary = {**state.summary(), "test": test}
+            summary = {"monitor": parts.task.monitor, **state.summary(), "test": test}
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)

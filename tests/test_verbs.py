@@ -500,13 +500,23 @@ def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
 
 
 def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[..., Outcome]) -> None:
-    code, _, err = verb("train", "-m", *tiny("name=sweep", "model=gru,transformer", "model.width=16,15"))
+    code, out, err = verb("train", "-m", *tiny("name=sweep", "model=gru,transformer", "model.width=16,15"))
     assert code == 2  # the Transformer's 4 heads cannot share 15 features
     (root,) = Path("runs/sweep").iterdir()
     status = {path.parent.name: json.loads(path.read_text())["status"] for path in root.glob("*/run.json")}
     assert status == {"0": "success", "1": "success", "2": "success"}
     assert "must be a multiple" in (root / "3" / "error.txt").read_text()
     assert "job 3" in err
+    table = out.rpartition(f"each job in {root}, on validation data")[2]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    best = [json.loads((root / job / "summary.json").read_text())["validation_best"]["loss"] for job in "012"]
+    assert re.findall(r"[\w.]+", table.splitlines()[2]) == ["job", "model", "model.width", "loss", "step"]
+    assert cells == [
+        ["0", "gru", "16", f"{best[0]:.4f}", "6"],
+        ["1", "gru", "15", f"{best[1]:.4f}", "6"],
+        ["2", "transformer", "16", f"{best[2]:.4f}", "6"],
+        ["3", "transformer", "15", "", "no result"],
+    ]
 
 
 @pytest.mark.parametrize(
