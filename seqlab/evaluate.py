@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ class Asked:
 
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
-    from seqlab import bundle, experiment, runs
+    from seqlab import bundle, experiment, runs, valid_json
     from seqlab.durable import replace_file, require_place
     from seqlab.instantiate import read_settings
     from seqlab.training.evaluate import evaluate
@@ -51,7 +50,7 @@ def job(command: Command) -> None:
     task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
-    text = json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
+    text = valid_json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())
 

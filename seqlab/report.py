@@ -7,7 +7,6 @@ from seqlab.command_line import Command, run_verb
 
 def job(command: Command) -> None:
     """Prints tables; leaves report.json, pictures of the lengths, and both for TensorBoard in a folder."""
-    import json
     from datetime import datetime
     from pathlib import Path
 
@@ -15,7 +14,7 @@ def job(command: Command) -> None:
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
-    from seqlab import experiment, settings
+    from seqlab import experiment, settings, valid_json
     from seqlab.data import statistics
     from seqlab.data.forms.stream import Stream
     from seqlab.durable import replace_file
@@ -53,7 +52,9 @@ def job(command: Command) -> None:
             for table in shown:
                 writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
-        replace_file(folder.path / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+        replace_file(
+            folder.path / "report.json", (valid_json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()
+        )
         print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")
 
 

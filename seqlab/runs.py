@@ -140,7 +140,8 @@ def warn_of_other_bits(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Non
 
 
 def _root(command: Command) -> Path:
-    name = command.config["name"] or "-".join(command.choices[group] for group in ("data", "model"))
+    chosen = [command.choices[group] for group in ("data", "task", "model")]
+    name = command.config["name"] or "-".join(choice for choice in chosen if choice != "language_modeling")
     return Path("runs") / str(name)
 
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_words import Outcome
@@ -99,6 +100,42 @@ def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
     code, _, err = verb("train", *common, "form.answer=number", "data.path=numbers.jsonl", "output_dir=numbers")
     assert code == 0, err
     assert json.loads(Path("numbers/summary.json").read_text())["test"]["pearson"] > 0.9
+
+
+def test_what_is_never_a_number_decides_nothing(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
+    def figures(text: str) -> dict[str, Any]:
+        return dict(json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON")))
+
+    for split, label in (("train", "{}"), ("validation", "7"), ("test", "7")):  # of one value there is no correlation
+        rows = [f'{{"text": "film {i}", "label": {label.format(i)}}}' for i in range(20)]
+        Path(f"{split}.jsonl").write_text("\n".join(rows))
+    words = [
+        "task=classification",
+        "form.answer=number",
+        "data=json",
+        "data.path=train.jsonl",
+        "tokenizer=words",
+        *FAST,
+    ]
+    words += ["data.validation=validation.jsonl", "data.test=test.jsonl", "trainer.max_steps=4"]
+    assert verb("train", *words, "output_dir=mse")[0] == 0
+    assert figures(verb("evaluate", "run=mse")[1])["pearson"] is None
+    assert figures(Path("mse/summary.json").read_text())["test"]["pearson"] is None
+    for chosen in ([*words, "task.monitor=pearson", "output_dir=run"], ["resume=run"]):
+        code, _, err = verb("train", *chosen)
+        assert code == 3
+        assert err.splitlines()[-1].startswith(
+            "error: pearson, which decides which checkpoint is best, was not a number"
+        )
+        summary = figures(Path("run/summary.json").read_text())
+        assert summary["validation_final"]["mse"] > 0
+        assert summary["validation_final"]["pearson"] is None
+        assert [figures(line)["split"] for line in Path("run/metrics.jsonl").read_text().splitlines()][
+            -1
+        ] == "validation"
+        assert Path("run/checkpoints/last/model.safetensors").exists()
+        assert not Path("run/bundle").exists()
+    assert "training goes on without it" not in caplog.text
 
 
 def test_tags(verb: Callable[..., Outcome]) -> None:
