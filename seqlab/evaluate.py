@@ -38,7 +38,7 @@ def job(command: Command) -> None:
     other = "" if data is None else "-other-data"
     output = Path(asked.output or run / f"evaluation-{asked.split}{other}.json")
     require_place(output)
-    config = runs.config_for_evaluation(run, data)
+    config = runs.config_for_evaluation(run, loaded, data)
     corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [asked.split])
     if data is None:
         facts = {"source": corpus.source}

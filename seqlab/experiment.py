@@ -60,7 +60,8 @@ class Experiment:
 
     @property
     def bundle(self) -> bundle.Bundle:
-        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies)
+        examples = self.loaders["train"].examples
+        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, examples.max_length, examples.over_long)
 
     @property
     def kernels(self) -> dict[str, str]:

@@ -16,7 +16,6 @@ def job(command: Command) -> None:
 
     from seqlab import experiment, settings, valid_json
     from seqlab.data import statistics
-    from seqlab.data.forms.stream import Stream
     from seqlab.durable import replace_file
     from seqlab.instantiate import instantiate
     from seqlab.reporting.corpus_tables import tables
@@ -34,8 +33,8 @@ def job(command: Command) -> None:
         corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
         found = statistics.statistics(corpus, loaders)
         loader = loaders["train"]
-        longest = None if isinstance(form, Stream) else config["batch"]["max_length"] or loader.tokens
-        settled = {"tokens": loader.tokens, "max_length": longest, "over_long": loader.examples.over_long}
+        examples = loader.examples
+        settled = {"tokens": loader.tokens, "max_length": examples.max_length, "over_long": examples.over_long}
         batching = {**config["batch"], **settled}
         shown = list(tables(found, batching))
         console = Console()

@@ -81,6 +81,21 @@ def test_classes(verb: Callable[..., Outcome]) -> None:
     assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
 
 
+def test_long_texts_are_cut_alike_everywhere(verb: Callable[..., Outcome]) -> None:
+    csv_of_reviews()
+    learned = ["model=transformer", "model/positions=learned", "model.positions.max_length=4", "batch.max_length=4"]
+    code, _, err = verb("train", *REVIEWS, *FAST, *learned, "trainer.max_steps=3")
+    assert code == 0, err
+    (run,) = Path("runs/csv-classification-transformer").iterdir()
+    trained = json.loads((run / "summary.json").read_text())["test"]
+    (run / "bundle").rename("run")
+    code, out, err = verb("evaluate", "run=run", "data=csv", *REVIEWS[2:4], *REVIEWS[5:])
+    assert code == 0, err
+    assert json.loads(out)["loss"] == pytest.approx(trained["loss"], rel=1e-6)
+    long, cut = answers(verb, [{"text": "the film was awful fine fine"}, {"text": "the film was"}])
+    assert long["probabilities"] == pytest.approx(cut["probabilities"])  # the end mark before it is a token too
+
+
 def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
     draw = random.Random(0)
     rows, numbers = [], []

@@ -429,6 +429,23 @@ def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.L
     code, _, err = verb("train", "resume=runs/nothing")
     assert code == 2
     assert "runs/nothing" in err
+    code, _, err = verb("train", "resume=runs/text-lstm/1", "debug=fast")  # which changes whatever it likes
+    assert code == 2
+    assert "trainer.max_steps: 6 there, 4 now" in err
+
+
+def test_choices_that_stand_nowhere_or_elsewhere_are_compared_on_resume(verb: Callable[..., Outcome]) -> None:
+    pairs = ["task=seq2seq", "data=algorithmic", "data.train=30", "data.validation=5", "data.test=5", "model.width=8"]
+    pairs += ["tokenizer=words", "debug=fast", "output_dir=run", "task.decoding.max_tokens=3"]
+    code, _, err = verb("train", *pairs)
+    assert code == 0, err
+    code, _, err = verb("train", "resume=run", "task=seq2seq", "debug=fast")  # as it was begun
+    assert code == 0, err
+    words = ["resume=run", "task=seq2seq", "tokenizer@form.target_tokenizer=words"]
+    code, _, err = verb("train", *words)
+    assert code == 2
+    assert "form.target_tokenizer: None there" in err
+    assert "tokenizer._target_" not in err.replace("form.target_tokenizer._target_", "")
 
 
 def test_a_refused_resume_changes_nothing_and_bad_input_begins_nothing(verb: Callable[..., Outcome]) -> None:
