@@ -35,8 +35,10 @@ def job(command: Command) -> None:
     asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
     run = Path(asked.run)
     loaded = bundle.load(run, command.trust)
-    other = "" if data is None else "-other-data"
-    output = Path(asked.output or run / f"evaluation-{asked.split}{other}.json")
+    # What is judged otherwise goes into another file.
+    differs = [f"{name}-{value}" for name, value in asked.decoding.items() if value is not None]
+    parts = ("evaluation", asked.split, "other-data" if data is not None else None, asked.precision, *differs)
+    output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
     config = runs.config_for_evaluation(run, loaded, data)
     corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [asked.split])
@@ -50,7 +52,8 @@ def job(command: Command) -> None:
     task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
-    text = valid_json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
+    found = {"run": str(run), "split": asked.split, "rows": rows, "judging": getattr(task, "judging", {}), **metrics}
+    text = valid_json.dumps(found, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())
 

@@ -174,11 +174,18 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     json_of_pairs()
     fast = [word for word in FAST if not word.startswith(("model.width", "optimizer.lr"))]
     fast += ["model.width=32", f"optimizer.lr={0.005 if len(model) > 1 else 0.02}", "model.dropout=0"]
-    code, _, err = verb("train", *PAIRS, *fast, *model, "trainer.max_steps=200", "output_dir=run")
+    judged = ["task.judged_by=[exact_match,bleu]", "task.bleu_tokenize=none"]
+    code, _, err = verb("train", *PAIRS, *fast, *model, *judged, "trainer.max_steps=200", "output_dir=run")
     assert code == 0, err
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["test"]["exact_match"] > 0.9
-    by_beam = json.loads(verb("evaluate", "run=run", "decoding.width=3")[1])
+    greedy, by_beam = (json.loads(verb("evaluate", "run=run", *words)[1]) for words in ([], ["decoding.width=3"]))
+    for found, name in ((greedy, "test"), (by_beam, "test-width-3")):  # none in the place of the other
+        assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
+    assert [one["judging"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
+    assert greedy["judging"] == json.loads(Path("run/run.json").read_text())["judging"]
+    assert greedy["judging"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
+    assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]
     assert by_beam["exact_match"] > 0.9
     (told,) = answers(verb, [{"source": "a d b"}], "decoding.width=3", "decoding.n_best=2")
