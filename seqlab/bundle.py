@@ -1,7 +1,7 @@
 """The bundle: the folder a trained model travels in. Written by training, read by serving.
 
-    model.json         task with its model, and form: built-in parts by name, the user's as module:Class; digests of
-                       the rest
+    model.json         task with its model, and form: built-in parts by name, the user's as module:Class; how long
+                       texts were cut; digests of the rest
     model.safetensors  the weights, each storage once
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json
     README.md          for whoever finds the folder
@@ -77,11 +77,16 @@ _NAMES = {target: name for name, target in PARTS.items()}
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model, ready to use."""
+    """A trained model, ready to use.
+
+    max_length, over_long   the most tokens of an example in training, and what became of longer ones (`Examples`)
+    """
 
     task: Task
     form: Form
     vocabularies: Vocabularies
+    max_length: int | None = None
+    over_long: str | None = None
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -120,6 +125,8 @@ def save(folder: Path, specification: Mapping[str, Any], bundle: Bundle) -> None
         "task": _named(specification["task"]),
         "form": _named(specification["form"]),
         "end_tokens": bundle.vocabularies.end_tokens,
+        "max_length": bundle.max_length,
+        "over_long": bundle.over_long,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
@@ -179,7 +186,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     for name, tensor in tensors.items():
         tensor.data.copy_(weights[name])
     task.model.eval()
-    return Bundle(task, form, vocabularies)
+    return Bundle(task, form, vocabularies, description.get("max_length"), description.get("over_long"))
 
 
 def facts(form: Form, vocabularies: Vocabularies) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A verb hands `run_verb` its job and the name of its configuration. In goes the c
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -79,6 +80,7 @@ def run_verb(job: Callable[[Command], object], config_name: str) -> None:
 
 def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list[Failure]:
     failures: list[Failure] = []
+    jobs: list[tuple[Path, tuple[str, ...]]] = []
 
     def task(config: DictConfig) -> object:
         settings = HydraConfig.get()
@@ -87,6 +89,7 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
         name = "" if folder is None else f"job {settings.job.num}: {' '.join(overrides)}"
         if folder is not None:
             print(f"{name} -> {folder}", flush=True)
+            jobs.append((folder, overrides))
             if not (folder / "run.json").exists():  # else it is for the run to say that it has got further
                 (folder / "error.txt").unlink(missing_ok=True)
         try:
@@ -119,6 +122,7 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
                 root = _sweep_root(first)
                 sys.argv.insert(1, f"hydra.sweep.dir={quoted(str(root))}")
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+        _compare(jobs)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise InputError(f"{error}\n{error.__cause__ or ''}".strip()) from error
     finally:
@@ -127,6 +131,36 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
                 (root / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; each job has its whole configuration
                 root.rmdir()  # only where no job has begun
     return failures
+
+
+def _compare(jobs: list[tuple[Path, tuple[str, ...]]]) -> None:
+    """What the jobs of a sweep differ in, and how well the best checkpoint of each does, by its summary.json.
+
+    Nothing where the verb leaves no such file. By validation data alone: whoever chooses by the test split has none.
+    """
+    files = {folder: folder / "summary.json" for folder, _ in jobs}
+    found = {folder: json.loads(file.read_bytes()) for folder, file in files.items() if file.exists()}
+    if not found:
+        return
+    from rich.console import Console  # late, like all that --help does not need
+    from rich.table import Table
+
+    shared = set.intersection(*(set(overrides) for _, overrides in jobs))
+    given = [dict(word.partition("=")[::2] for word in overrides if word not in shared) for _, overrides in jobs]
+    keys = list(dict.fromkeys(key for words in given for key in words))
+    monitors = list(dict.fromkeys(summary["monitor"] for summary in found.values()))
+    print(f"\nthe best checkpoint of each job in {jobs[0][0].parent}, on validation data")
+    table = Table()
+    for heading in ("job", *keys, *monitors, "step"):
+        table.add_column(heading, overflow="fold")
+    for (folder, _), words in zip(jobs, given, strict=True):
+        summary = found.get(folder, {"monitor": None, "validation_best": {}, "best_step": None})
+        best = summary["validation_best"].get(summary["monitor"])
+        figures = ["" if name != summary["monitor"] or best is None else f"{best:.4f}" for name in monitors]
+        step = "no result" if summary["best_step"] is None else str(summary["best_step"])
+        table.add_row(folder.name, *(words.get(key, "") for key in keys), *figures, step)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 def _sweep_root(first: DictConfig) -> Path:

@@ -107,7 +107,11 @@ def _parse(words: Sequence[str]) -> tuple[list[Override], list[str]]:
     typed, problems = [], []
     for word in words:
         try:
-            typed += parser.parse_overrides([word])
+            (override,) = parser.parse_overrides([word])
+            if not override.key_or_group:  # Hydra takes it for a choice among the primary configurations
+                problems.append(f"{word}: cannot be read as key=value: no key stands before the =")
+                continue
+            typed.append(override)
         except HydraException:
             key, equals, value = word.partition("=")
             advice = f'; quote the value: "{key}={quoted(value)}"' if equals else ""

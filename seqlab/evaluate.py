@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ class Asked:
 
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
-    from seqlab import bundle, experiment, runs
+    from seqlab import bundle, experiment, runs, valid_json
     from seqlab.durable import replace_file, require_place
     from seqlab.instantiate import read_settings
     from seqlab.training.evaluate import evaluate
@@ -36,10 +35,12 @@ def job(command: Command) -> None:
     asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
     run = Path(asked.run)
     loaded = bundle.load(run, command.trust)
-    other = "" if data is None else "-other-data"
-    output = Path(asked.output or run / f"evaluation-{asked.split}{other}.json")
+    # What is judged otherwise goes into another file.
+    differs = [f"{name}-{value}" for name, value in asked.decoding.items() if value is not None]
+    parts = ("evaluation", asked.split, "other-data" if data is not None else None, asked.precision, *differs)
+    output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
-    config = runs.config_for_evaluation(run, data)
+    config = runs.config_for_evaluation(run, loaded, data)
     corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [asked.split])
     if data is None:
         facts = {"source": corpus.source}
@@ -51,7 +52,8 @@ def job(command: Command) -> None:
     task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
-    text = json.dumps({"run": str(run), "split": asked.split, "rows": rows, **metrics}, indent=2)
+    found = {"run": str(run), "split": asked.split, "rows": rows, "judging": getattr(task, "judging", {}), **metrics}
+    text = valid_json.dumps(found, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())
 

@@ -34,6 +34,7 @@ from seqlab.tasks.task import Task
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 from seqlab.training.checkpoint import Checkpoints
+from seqlab.training.limits import Limits
 from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
 from seqlab.training.run_log import RunLog
@@ -59,7 +60,8 @@ class Experiment:
 
     @property
     def bundle(self) -> bundle.Bundle:
-        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies)
+        examples = self.loaders["train"].examples
+        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, examples.max_length, examples.over_long)
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -170,7 +172,7 @@ def build_trainer(
     def publish() -> None:
         bundle.save(folder.path / "bundle", experiment.specification, experiment.bundle)
 
-    return instantiate(
+    trainer: Trainer = instantiate(
         config["trainer"],
         "trainer",
         target=Trainer,
@@ -185,6 +187,27 @@ def build_trainer(
         device=experiment.device,
         publish=publish,
     )
+    warn_of_warm_up(getattr(schedule, "warmup_steps", 0), trainer.limits, loaders["train"])
+    return trainer
+
+
+def warn_of_warm_up(warmup_steps: int, limits: Limits, train: Loader) -> None:
+    """Tells where more than half of a run would be warm-up: little is learned at the low rates of its steps.
+
+    Half, because a warm-up of a quarter is usual; what is advised is a tenth. A run that epochs or tokens end does not
+    know its steps before its data is read, and so `settings.check` cannot refuse it as it does one of max_steps.
+    """
+    batches, tokens = train.count(0), int(train.examples.lengths.sum())
+    if not batches:
+        return  # of records that are streamed, nobody knows how many there are
+    share = limits.progress(1, 1 / batches, tokens // batches)  # of the run, that one batch is
+    if 2 * share * warmup_steps > 1:
+        steps = max(1, round(1 / share))
+        logger.warning(
+            "training has about %d steps, and the learning rate climbs for schedule.warmup_steps=%d: set "
+            "schedule.warmup_steps=%d, or train longer",
+            steps, warmup_steps, steps // 10,
+        )  # fmt: skip
 
 
 def require_positions(task: Task, loaders: dict[str, Loader]) -> None:

@@ -100,8 +100,9 @@ class _Part:
             return functools.partial(self.target, **arguments)
         try:
             return self.target(**arguments)
-        except ValueError as error:
-            raise InputError(f"{self.key}: {error}") from error
+        except ValueError as error:  # "width=0: expected ..." is about model.width, anything else about the model
+            names_argument = str(error).partition("=")[0].split(".")[0] in self.arguments
+            raise InputError(f"{self.key}{'.' if names_argument else ': '}{error}") from error
 
 
 def _built(value: Any, facts: Mapping[str, Any]) -> Any:

@@ -8,7 +8,6 @@ model from sequence to sequence. Whatever else a line holds is passed through.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ class Asked:
 
 def job(command: Command) -> None:
     """Reads everything, then writes everything: bad input leaves no half output."""
-    from seqlab import bundle
+    from seqlab import bundle, valid_json
     from seqlab.durable import replace_file, require_place
     from seqlab.experiment import choose_decoding, choose_device
     from seqlab.instantiate import read_settings
@@ -49,7 +48,7 @@ def job(command: Command) -> None:
     loaded.task.model.to(choose_device(asked.device))
     answers = Predictor(loaded).predict(items, seed=asked.seed)
     pairs = zip(items, answers, strict=True)
-    lines = "".join(json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for item, answer in pairs)
+    lines = "".join(valid_json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for item, answer in pairs)
     if asked.output is None:
         print(lines, end="", flush=True)
     else:

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+IGNORED = -100  # in a Ragged of targets: not predicted, its row adds nothing
+
 
 class Run(NamedTuple):
     """Neighbouring sequences of equal length: rows start : start + sequences * length are [N, L, ...]."""

@@ -7,7 +7,6 @@ from seqlab.command_line import Command, run_verb
 
 def job(command: Command) -> None:
     """Prints tables; leaves report.json, pictures of the lengths, and both for TensorBoard in a folder."""
-    import json
     from datetime import datetime
     from pathlib import Path
 
@@ -15,9 +14,8 @@ def job(command: Command) -> None:
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
-    from seqlab import experiment, settings
+    from seqlab import experiment, settings, valid_json
     from seqlab.data import statistics
-    from seqlab.data.forms.stream import Stream
     from seqlab.durable import replace_file
     from seqlab.instantiate import instantiate
     from seqlab.reporting.corpus_tables import tables
@@ -35,8 +33,8 @@ def job(command: Command) -> None:
         corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
         found = statistics.statistics(corpus, loaders)
         loader = loaders["train"]
-        longest = None if isinstance(form, Stream) else config["batch"]["max_length"] or loader.tokens
-        settled = {"tokens": loader.tokens, "max_length": longest, "over_long": loader.examples.over_long}
+        examples = loader.examples
+        settled = {"tokens": loader.tokens, "max_length": examples.max_length, "over_long": examples.over_long}
         batching = {**config["batch"], **settled}
         shown = list(tables(found, batching))
         console = Console()
@@ -53,7 +51,9 @@ def job(command: Command) -> None:
             for table in shown:
                 writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
-        replace_file(folder.path / "report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+        replace_file(
+            folder.path / "report.json", (valid_json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()
+        )
         print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from seqlab.bundle import Bundle
 from seqlab.command_line import Command
 from seqlab.errors import InputError
 from seqlab.training.run_folder import RunFolder, read_facts
@@ -50,10 +51,7 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
         if named and Path(named).resolve() != Path(resume).resolve():
             raise InputError(f"resume={resume} writes to its own folder; drop output_dir={named}")
         stored = stored_config(resume)
-        typed = [
-            override.partition("=")[0].lstrip("+~").partition("@")[0].replace("/", ".")
-            for override in command.overrides
-        ]
+        typed = _typed(command, known=_overrides(resume))
         different = {key: pair for key, pair in _differences(stored, config).items() if _within(key, typed)}
         if different:
             raise InputError(_told(f"resume={resume}: that run was configured otherwise", different))
@@ -96,17 +94,21 @@ def provenance(command: Command) -> dict[str, Any]:
     }
 
 
-def config_for_evaluation(run: Path, data: Mapping[str, Any] | None) -> dict[str, Any]:
+def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | None) -> dict[str, Any]:
     """What `experiment.build_data` needs to read the data a model is judged on.
 
     Args:
         run: a run folder, which knows its data, or a bundle.
+        loaded: the bundle that is there: long examples are cut as in training.
         data: other data, or None.
 
     Raises:
         InputError: a bundle, and no data.
     """
-    config: dict[str, Any] = {"batch": {}, "loader": {}, "seed": 0}
+    batch = {"max_length": loaded.max_length, "over_long": loaded.over_long}
+    if loaded.max_length is not None:
+        batch["tokens"] = loaded.max_length  # room for one is enough
+    config: dict[str, Any] = {"batch": batch, "loader": {}, "seed": 0}
     if (run / "config.yaml").exists():
         config = stored_config(run)
         config["batch"]["first_batches"] = None
@@ -140,7 +142,8 @@ def warn_of_other_bits(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Non
 
 
 def _root(command: Command) -> Path:
-    name = command.config["name"] or "-".join(command.choices[group] for group in ("data", "model"))
+    chosen = [command.choices[group] for group in ("data", "task", "model")]
+    name = command.config["name"] or "-".join(choice for choice in chosen if choice != "language_modeling")
     return Path("runs") / str(name)
 
 
@@ -175,6 +178,27 @@ def _finished(path: Path, config: Mapping[str, Any]) -> bool:
     if not (path / "run.json").exists() or read_facts(path)["status"] != "success":
         return False
     return not _differences(stored_config(path), config)
+
+
+def _overrides(run: str | Path) -> list[str]:
+    """What was typed when a run was begun."""
+    path = Path(run)
+    return list(read_facts(path).get("overrides", [])) if (path / "run.json").exists() else []
+
+
+def _typed(command: Command, known: Iterable[str]) -> list[str]:
+    """The dotted keys that were typed, besides words that are known already.
+
+    "tokenizer@form.target_tokenizer=words" is about what stands behind the @. A choice such as "experiment=scan_simple"
+    stands nowhere in the configuration and may be about all of it.
+    """
+    typed: list[str] = []
+    for word in set(command.overrides) - set(known):
+        group, _, package = word.partition("=")[0].lstrip("+~").partition("@")
+        key = package.rpartition(":")[2] or group.replace("/", ".")
+        about_all = group in command.choices and key.partition(".")[0] not in command.config
+        typed += list(command.config) if about_all else [key]
+    return typed
 
 
 def _within(key: str, names: Iterable[str]) -> bool:

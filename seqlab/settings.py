@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate, mistakes
 from seqlab.training.checkpoint import Checkpoints
-from seqlab.training.limits import Limits
+from seqlab.training.limits import Limits, require_positive
 from seqlab.training.precision import Precision
 from seqlab.training.trainer import Trainer
 
@@ -110,6 +113,13 @@ SECTIONS: dict[str, tuple[type | None, tuple[str, ...]]] = {
 }
 
 
+# What some of these are passed when they are made for once, to see what they have to say against their arguments.
+STAND_INS: dict[str, dict[str, Any]] = {
+    "optimizer": {"model": nn.Linear(1, 1, device="meta")},
+    "checkpoints": {"folder": Path()},
+}
+
+
 def check(config: Config, trust: Collection[str] = ()) -> None:
     """Whether everything in the configuration has a place and a fitting type, before anything is read or written.
 
@@ -122,10 +132,16 @@ def check(config: Config, trust: Collection[str] = ()) -> None:
         found += mistakes(config[key], key, target=target, trust=trust, facts=facts)
     if not found:
         limits = {key: config["trainer"][key] for key in Limits.__dataclass_fields__}
+        rhythm = {key: value for key, value in config["trainer"].items() if key not in limits}
         found += _refused(lambda: Settings(**top)) + _refused(lambda: Limits(**limits))
-        for key, (target, facts) in SECTIONS.items():
-            if not facts:  # cheap to make, and knows what values it takes
-                found += _refused(partial(instantiate, config[key], key, target=target, trust=trust))
+        found += _refused(lambda: require_positive("trainer", **rhythm))
+        for key, (target, facts) in SECTIONS.items():  # what is cheap to make knows what values it takes
+            own_code = not str(config[key].get("_target_", "seqlab.")).startswith("seqlab.")
+            if facts and (key not in STAND_INS or own_code):
+                continue
+            found += _refused(
+                partial(instantiate, config[key], key, target=target, trust=trust, **STAND_INS.get(key, {}))
+            )
         found += _contradictions(config)
     if found:
         raise InputError(plainly("\n".join(dict.fromkeys(found))))

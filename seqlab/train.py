@@ -10,6 +10,7 @@ def job(command: Command) -> None:
     import yaml
 
     from seqlab import experiment, results, runs, settings  # here, so that --help does not wait for torch
+    from seqlab.errors import CheckpointError
     from seqlab.training.evaluate import evaluate
     from seqlab.training.run_log import RunLog
 
@@ -32,15 +33,23 @@ def job(command: Command) -> None:
             folder.begin(text, runs.provenance(command))
             facts = {**parts.identity(), **trainer.throughput.facts(), "kernels": parts.kernels}
             runs.warn_of_other_bits(folder.facts, facts)
-            folder.record(**facts, data_facts=parts.corpus.facts)
+            folder.record(**facts, data_facts=parts.corpus.facts, judging=getattr(parts.task, "judging", {}))
             if continues:
                 trainer.resume()
             state = trainer.fit()
             folder.record(**trainer.throughput.facts())
+            summary = {"monitor": parts.task.monitor, **state.summary()}
+            if state.best is None:
+                folder.write_summary(summary)
+                raise CheckpointError(
+                    f"{parts.task.monitor}, which decides which checkpoint is best, was not a number in any evaluation "
+                    f"on validation data: there is no bundle; {folder.path} has the last checkpoint and all other "
+                    "figures. Look at the validation data, or choose one of these figures with task.monitor=..."
+                )
             trainer.checkpoints.load_best().restore_model(parts.task.model)
             test = evaluate(parts.task, parts.loaders["test"].batches(0), parts.device, trainer.micro_tokens)
             log.evaluation(state, "test", test)
-            summary = {**state.summary(), "test": test}
+            summary["test"] = test
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)

@@ -141,6 +141,7 @@ MISTAKES = {
     "seed=1,2": "several values; add -m to run a job for each, or write seed=[1,2] for a list",
     "name={": "cannot be read as key=value; quote the value: \"name='{'\"",
     "train": "cannot be read as key=value",
+    "=gru": "cannot be read as key=value: no key stands before the =",
 }
 
 

@@ -47,6 +47,8 @@ PARTS = """
             table: dict[str, int] | None = None,
             shape: Shape | None = None,
         ) -> None:
+            if len(names) == 1:
+                raise ValueError(f"names={names}: one is too few")
             if layers < 0:
                 raise ValueError(f"layers must not be negative, got {layers}")
             self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
@@ -169,6 +171,8 @@ def test_all_mistakes_of_a_tree_are_told_at_once() -> None:
 def test_a_value_error_of_the_target_names_the_node() -> None:
     with pytest.raises(InputError, match=r"^model: layers must not be negative, got -1$"):
         instantiate(model(layers=-1), "model", trust=TRUST, vocabulary=7)
+    with pytest.raises(InputError, match=r"^model\.names=\['a'\]: one is too few$"):  # an argument that it begins with
+        instantiate(model(names=["a"]), "model", trust=TRUST, vocabulary=7)
 
 
 def test_a_target_that_takes_any_option_is_not_checked() -> None:

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_words import Outcome
@@ -80,6 +81,21 @@ def test_classes(verb: Callable[..., Outcome]) -> None:
     assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
 
 
+def test_long_texts_are_cut_alike_everywhere(verb: Callable[..., Outcome]) -> None:
+    csv_of_reviews()
+    learned = ["model=transformer", "model/positions=learned", "model.positions.max_length=4", "batch.max_length=4"]
+    code, _, err = verb("train", *REVIEWS, *FAST, *learned, "trainer.max_steps=3")
+    assert code == 0, err
+    (run,) = Path("runs/csv-classification-transformer").iterdir()
+    trained = json.loads((run / "summary.json").read_text())["test"]
+    (run / "bundle").rename("run")
+    code, out, err = verb("evaluate", "run=run", "data=csv", *REVIEWS[2:4], *REVIEWS[5:])
+    assert code == 0, err
+    assert json.loads(out)["loss"] == pytest.approx(trained["loss"], rel=1e-6)
+    long, cut = answers(verb, [{"text": "the film was awful fine fine"}, {"text": "the film was"}])
+    assert long["probabilities"] == pytest.approx(cut["probabilities"])  # the end mark before it is a token too
+
+
 def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
     draw = random.Random(0)
     rows, numbers = [], []
@@ -99,6 +115,42 @@ def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
     code, _, err = verb("train", *common, "form.answer=number", "data.path=numbers.jsonl", "output_dir=numbers")
     assert code == 0, err
     assert json.loads(Path("numbers/summary.json").read_text())["test"]["pearson"] > 0.9
+
+
+def test_what_is_never_a_number_decides_nothing(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
+    def figures(text: str) -> dict[str, Any]:
+        return dict(json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON")))
+
+    for split, label in (("train", "{}"), ("validation", "7"), ("test", "7")):  # of one value there is no correlation
+        rows = [f'{{"text": "film {i}", "label": {label.format(i)}}}' for i in range(20)]
+        Path(f"{split}.jsonl").write_text("\n".join(rows))
+    words = [
+        "task=classification",
+        "form.answer=number",
+        "data=json",
+        "data.path=train.jsonl",
+        "tokenizer=words",
+        *FAST,
+    ]
+    words += ["data.validation=validation.jsonl", "data.test=test.jsonl", "trainer.max_steps=4"]
+    assert verb("train", *words, "output_dir=mse")[0] == 0
+    assert figures(verb("evaluate", "run=mse")[1])["pearson"] is None
+    assert figures(Path("mse/summary.json").read_text())["test"]["pearson"] is None
+    for chosen in ([*words, "task.monitor=pearson", "output_dir=run"], ["resume=run"]):
+        code, _, err = verb("train", *chosen)
+        assert code == 3
+        assert err.splitlines()[-1].startswith(
+            "error: pearson, which decides which checkpoint is best, was not a number"
+        )
+        summary = figures(Path("run/summary.json").read_text())
+        assert summary["validation_final"]["mse"] > 0
+        assert summary["validation_final"]["pearson"] is None
+        assert [figures(line)["split"] for line in Path("run/metrics.jsonl").read_text().splitlines()][
+            -1
+        ] == "validation"
+        assert Path("run/checkpoints/last/model.safetensors").exists()
+        assert not Path("run/bundle").exists()
+    assert "training goes on without it" not in caplog.text
 
 
 def test_tags(verb: Callable[..., Outcome]) -> None:
@@ -122,11 +174,18 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     json_of_pairs()
     fast = [word for word in FAST if not word.startswith(("model.width", "optimizer.lr"))]
     fast += ["model.width=32", f"optimizer.lr={0.005 if len(model) > 1 else 0.02}", "model.dropout=0"]
-    code, _, err = verb("train", *PAIRS, *fast, *model, "trainer.max_steps=200", "output_dir=run")
+    judged = ["task.judged_by=[exact_match,bleu]", "task.bleu_tokenize=none"]
+    code, _, err = verb("train", *PAIRS, *fast, *model, *judged, "trainer.max_steps=200", "output_dir=run")
     assert code == 0, err
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["test"]["exact_match"] > 0.9
-    by_beam = json.loads(verb("evaluate", "run=run", "decoding.width=3")[1])
+    greedy, by_beam = (json.loads(verb("evaluate", "run=run", *words)[1]) for words in ([], ["decoding.width=3"]))
+    for found, name in ((greedy, "test"), (by_beam, "test-width-3")):  # none in the place of the other
+        assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
+    assert [one["judging"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
+    assert greedy["judging"] == json.loads(Path("run/run.json").read_text())["judging"]
+    assert greedy["judging"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
+    assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]
     assert by_beam["exact_match"] > 0.9
     (told,) = answers(verb, [{"source": "a d b"}], "decoding.width=3", "decoding.n_best=2")

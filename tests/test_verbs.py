@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -443,6 +444,23 @@ def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.L
     code, _, err = verb("train", "resume=runs/nothing")
     assert code == 2
     assert "runs/nothing" in err
+    code, _, err = verb("train", "resume=runs/text-lstm/1", "debug=fast")  # which changes whatever it likes
+    assert code == 2
+    assert "trainer.max_steps: 6 there, 4 now" in err
+
+
+def test_choices_that_stand_nowhere_or_elsewhere_are_compared_on_resume(verb: Callable[..., Outcome]) -> None:
+    pairs = ["task=seq2seq", "data=algorithmic", "data.train=30", "data.validation=5", "data.test=5", "model.width=8"]
+    pairs += ["tokenizer=words", "debug=fast", "output_dir=run", "task.decoding.max_tokens=3"]
+    code, _, err = verb("train", *pairs)
+    assert code == 0, err
+    code, _, err = verb("train", "resume=run", "task=seq2seq", "debug=fast")  # as it was begun
+    assert code == 0, err
+    words = ["resume=run", "task=seq2seq", "tokenizer@form.target_tokenizer=words"]
+    code, _, err = verb("train", *words)
+    assert code == 2
+    assert "form.target_tokenizer: None there" in err
+    assert "tokenizer._target_" not in err.replace("form.target_tokenizer._target_", "")
 
 
 def test_a_refused_resume_changes_nothing_and_bad_input_begins_nothing(verb: Callable[..., Outcome]) -> None:
@@ -478,6 +496,23 @@ def test_a_run_limited_by_minutes_resumes_and_may_change_what_is_free(verb: Call
     assert "trainer.clip: 1.0 there, 0.5 now" in err
 
 
+@pytest.mark.parametrize("limit", ["trainer.max_epochs=1", "trainer.max_tokens=9000"])
+def test_a_run_that_would_end_in_its_warm_up_is_told_so(
+    verb: Callable[..., Outcome], limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["model=tanh", "trainer.max_steps=null", limit]
+    code, _, err = verb("train", *tiny(*words, "schedule.warmup_steps=100"), "output_dir=run")
+    assert code == 0, err
+    told = re.search(r"about (\d+) steps, .* set schedule.warmup_steps=(\d+), or train longer", caplog.text)
+    assert told is not None
+    steps = json.loads(Path("run/summary.json").read_text())["steps"]
+    assert abs(int(told[1]) - steps) <= 1
+    assert int(told[2]) == int(told[1]) // 10
+    caplog.clear()
+    assert verb("train", *tiny(*words, f"schedule.warmup_steps={steps // 2 - 1}"), "output_dir=other")[0] == 0
+    assert "warmup_steps" not in caplog.text
+
+
 def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
     Path("mine.py").write_text(
         "import torch\n"
@@ -497,13 +532,23 @@ def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
 
 
 def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[..., Outcome]) -> None:
-    code, _, err = verb("train", "-m", *tiny("name=sweep", "model=gru,transformer", "model.width=16,15"))
+    code, out, err = verb("train", "-m", *tiny("name=sweep", "model=gru,transformer", "model.width=16,15"))
     assert code == 2  # the Transformer's 4 heads cannot share 15 features
     (root,) = Path("runs/sweep").iterdir()
     status = {path.parent.name: json.loads(path.read_text())["status"] for path in root.glob("*/run.json")}
     assert status == {"0": "success", "1": "success", "2": "success"}
     assert "must be a multiple" in (root / "3" / "error.txt").read_text()
     assert "job 3" in err
+    table = out.rpartition(f"each job in {root}, on validation data")[2]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    best = [json.loads((root / job / "summary.json").read_text())["validation_best"]["loss"] for job in "012"]
+    assert re.findall(r"[\w.]+", table.splitlines()[2]) == ["job", "model", "model.width", "loss", "step"]
+    assert cells == [
+        ["0", "gru", "16", f"{best[0]:.4f}", "6"],
+        ["1", "gru", "15", f"{best[1]:.4f}", "6"],
+        ["2", "transformer", "16", f"{best[2]:.4f}", "6"],
+        ["3", "transformer", "15", "", "no result"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -551,9 +596,23 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "batch.pool=0"),
         (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "loader.prefetch=0"),
         (["batch.tokens=0"], "batch.tokens=0: expected"),
-        (["model.layers=0"], "layers=0"),
+        (["model.layers=0"], "model.layers=0"),
+        (["model.width=0"], "model.width=0: expected"),
+        (["model.width=-3"], "model.width=-3: expected"),
+        (["model.dropout=1.5"], "model: dropout probability has to be between 0 and 1"),
         (["model=transformer", "model.heads=0"], "heads=0"),
+        (["model=transformer", "model.mlp_width=0"], "model.mlp_width=0: expected"),
+        (["model=universal", "model.width=-4"], "model.width=-4 must be"),
+        (["model=universal", "model.mlp_width=-1"], "model.mlp_width=-1: expected"),
+        (["model=transformer", "model/positions=learned", "model.positions.max_length=-1"], "model.positions.max_len"),
         (["model.cell._target_=torch.nn.GRUCell"], "initial_state"),
+        (["model.cell._target_=torch.nn.Linear"], "Linear has no initial_state"),
+        (["model.cell._target_=torch.nn.Softmax"], "Softmax is no cell"),
+        (["model.cell._target_=no.Cell"], "there is no module no"),
+        # Told together, before any data is looked at.
+        (["data.path=none.txt", "trainer.eval_every=0", "optimizer.lr=-1"], "trainer.eval_every=0: expected"),
+        (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       optimizer.lr=-1: expected"),
+        (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       checkpoints.keep=0: at least"),
     ],
 )
 def test_bad_input_gets_one_message_and_leaves_no_half_run(

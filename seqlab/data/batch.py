@@ -10,9 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from seqlab.ragged import Layout, Ragged
-
-IGNORED = -100  # a target that is not predicted
+from seqlab.ragged import IGNORED, Layout, Ragged
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,11 @@ def _only_one(lock: Path) -> Iterator[None]:
 
 def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, rejects: Rejects) -> None:
     """Write beside, then rename."""
-    records = source.read(rejects)
-    read, rejected = sum(map(len, records.values())), rejects.total
+    records = source.read(rejects)  # which settles what cannot be read; here it is about what does not fit the form
     for split in SPLITS:
         require_fields(form, records[split], hasattr(source, "columns"))
     vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
     tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
-    if rejects.total > rejected:  # else the source has said so
-        rejects.settle(read + rejected)
     tokenizer = vocabularies.tokenizer
     facts = {
         "source": source.facts(),
@@ -148,6 +145,7 @@ def _table(split: str, records: pa.Table, form: Form, vocabularies: Vocabularies
         if "origin" not in records.column_names:
             some = some.append_column("origin", pa.array(f"{split}, record {start + i + 1}" for i in range(len(some))))
         parts.append(form.rows(some, vocabularies, rejects))
+    rejects.settle(len(records), split)
     table = pa.concat_tables(parts)
     if not len(table):
         raise InputError(f"nothing is left for {split} of {counted(len(records), 'record')}: {rejects.counts}")

@@ -88,7 +88,7 @@ class Examples:
         if max_length is not None and max_length < 1:
             raise InputError(f"batch.max_length={max_length} leaves no token: give at least 1, or null for no limit")
         self._table = table
-        self.over_long = over_long
+        self.max_length, self.over_long = max_length, over_long
         stored = _stored_rows(table)
         lengths, sizes = _numbers(table, "length"), _numbers(table, "bytes")
         self._names = [name for name in table.column_names if name not in ("length", "bytes")]

@@ -32,7 +32,7 @@ class Rejects:
     """Rows that cannot be used: raised at once, or skipped, counted by reason, and refused where they are too many.
 
     on_error   "raise" or "skip"
-    max_share  the share of all rows that may be skipped, from 0 to 1
+    max_share  the share of the rows of a split that may be skipped, from 0 to 1
     counts     by reason, such as {"not JSON": 3, "no label": 1}
 
     Raises:
@@ -44,7 +44,8 @@ class Rejects:
             raise InputError(f"data.max_rejected={max_share}: expected a share of the rows, from 0 to 1")
         self.on_error, self.max_share = on_error, max_share
         self.counts: dict[str, int] = {}
-        self._first = ""
+        self._settled: dict[str, int] = {}  # what `counts` were
+        self._first = ""  # since then
 
     @property
     def total(self) -> int:
@@ -69,16 +70,19 @@ class Rejects:
         self._first = self._first or f"{origin}: {message}"
         self.counts[reason] = self.counts.get(reason, 0) + 1
 
-    def settle(self, read: int) -> None:
-        """Once all `read` rows, good and bad, have been seen.
+    def settle(self, read: int, split: str) -> None:
+        """Once all `read` rows of a split, good and bad, have been seen: about those noted since this was last called.
 
         Raises:
             InputError: too large a share of them was skipped.
         """
-        if not self.counts:
+        new = {reason: count - self._settled.get(reason, 0) for reason, count in self.counts.items()}
+        rejected, first = sum(new.values()), self._first
+        self._settled, self._first = dict(self.counts), ""
+        if not rejected:
             return
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in self.counts.items())
-        told = f"{self.total:,} of {read:,} rows cannot be used ({reasons}), the first of them {self._first}"
-        if self.total / read > self.max_share:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in new.items() if count)
+        told = f"in {split}, {rejected:,} of {read:,} rows cannot be used ({reasons}), the first of them {first}"
+        if rejected / read > self.max_share:
             raise InputError(f"{told}; that is more than data.max_rejected={self.max_share}")
         logger.warning("left out: %s", told)

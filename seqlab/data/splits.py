@@ -34,6 +34,7 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
     rows: dict[str, _Rows] = {split: _Rows() for split in SPLITS}
     kinds: dict[str, type] = {}  # of the fields of the first record, which all others must have too
     for split, records in given.items():
+        kept, rejected = 0, rejects.total
         for origin, values in records:
             try:
                 fields = fields_of(values, kinds)
@@ -42,8 +43,8 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
                 continue
             cut = split_of("\0".join(_key(fields))) if split == "train" else split
             rows["train" if split == "train" and cut in given else cut].add({**fields, "origin": origin})
-    kept = sum(part.count for part in rows.values())
-    rejects.settle(kept + rejects.total)
+            kept += 1
+        rejects.settle(kept + rejects.total - rejected, split)
     for split, part in rows.items():
         if not part.count:
             shared = sum(rows[name].count for name in SPLITS if name == "train" or name not in given)

@@ -186,7 +186,7 @@ class Streamed(Loader):
             kept += len(rows)
             _, file, record = some[-1]
             yield rows, replace(at, file=file, record=record, kept=kept, rejected=rejects.total)
-        rejects.settle(kept + rejects.total)
+        rejects.settle(kept + rejects.total, "train")
 
     def _records(
         self, at: Place, rejects: Rejects, kinds: dict[str, type]

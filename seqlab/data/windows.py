@@ -40,7 +40,7 @@ class Windows:
         DataError: the table is damaged.
     """
 
-    over_long = "split"
+    max_length, over_long = None, "split"
 
     def __init__(self, table: datasets.Dataset, lanes: int, window: int) -> None:
         self._texts = texts = Examples(table)

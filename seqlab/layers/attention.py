@@ -20,12 +20,12 @@ def checked(width: int, heads: int, kv_heads: int | None, dropout: float) -> int
         ValueError: the numbers do not divide one another, or dropout would leave nothing.
     """
     if width % heads:
-        raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+        raise ValueError(f"width={width} must be a multiple of heads={heads}")
     kv_heads = heads if kv_heads is None else kv_heads
     if kv_heads < 1 or heads % kv_heads:
-        raise ValueError(f"model.heads={heads} must be a multiple of model.kv_heads={kv_heads}")
+        raise ValueError(f"heads={heads} must be a multiple of kv_heads={kv_heads}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"model.attention_dropout={dropout}: expected at least 0 and less than 1")
+        raise ValueError(f"attention_dropout={dropout}: expected at least 0 and less than 1")
     return kv_heads
 
 
@@ -56,7 +56,7 @@ class SelfAttention(SequenceLayer):
         super().__init__()
         self.kv_heads = checked(width, heads, kv_heads, dropout)
         if window is not None and window < 1:
-            raise ValueError(f"model.window={window}: expected at least 1, or null")
+            raise ValueError(f"window={window}: expected at least 1, or null")
         self.heads = heads
         self.causal = causal
         self.positions = positions

@@ -2,18 +2,33 @@
 
 Recurrent stacks carry states as `list[Tensor]`, which scripting takes, and which can be selected, joined and detached
 tensor by tensor. A cell may keep its state otherwise: as a tensor, tuple, dict, NamedTuple or dataclass, nested freely.
-`as_lists`, which a stack calls on every cell it makes, gives it that face; `check_step` tells what a cell did wrong.
+`make_cell`, with which a stack makes every cell, gives it that face; `check_step` tells what a cell did wrong.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from seqlab.layers.cells import Cell
+
+
+def make_cell(make: Callable[[int, int], Any], input_size: int, hidden_size: int) -> Cell:
+    """A cell of these sizes whose state is a list of tensors; see `as_lists`.
+
+    Raises:
+        ValueError: cells are not made by `make(input_size, hidden_size)`, or what it makes is none.
+    """
+    try:
+        inspect.signature(make).bind(input_size, hidden_size)  # or a TypeError inside it would be taken for this one
+    except TypeError as error:
+        name = getattr(getattr(make, "func", make), "__name__", make)
+        raise ValueError(f"{name} is no cell, which is made by cell(input_size, hidden_size): {error}") from error
+    return as_lists(make(input_size, hidden_size))
 
 
 def as_lists(cell: Any) -> Cell:

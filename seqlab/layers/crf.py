@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.heads import IGNORED, Head, at_least_float32
+from seqlab.layers.heads import Head, at_least_float32
 from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
-from seqlab.ragged import positions_of, time_major_of, widths_of
+from seqlab.ragged import IGNORED, positions_of, time_major_of, widths_of
 
 
 class CRFHead(Head):

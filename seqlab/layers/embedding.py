@@ -13,10 +13,15 @@ class Embedding(nn.Module):
 
     Vectors that were made elsewhere, such as `WordVectors`, may come in the place of tokens, to get the rest of it.
     `weight` [V, D] may be shared with the output layer (Press & Wolf 2017): pass it to the head.
+
+    Raises:
+        ValueError: the width is no width.
     """
 
     def __init__(self, vocabulary: int, width: int, positions: Positions, dropout: float = 0.0) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width={width}: expected at least 1")
         self.weight = nn.Parameter(torch.randn(vocabulary, width) * width**-0.5)
         self.positions = positions
         self.dropout = nn.Dropout(dropout)

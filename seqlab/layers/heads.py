@@ -21,9 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
 from seqlab.layers.product import affine, linear, multiply, over_rows
-from seqlab.ragged import segments_of
-
-IGNORED = -100  # a target that is not predicted: its row adds nothing
+from seqlab.ragged import IGNORED, segments_of
 
 
 def chunk_rows(classes: int, device: torch.device) -> int:

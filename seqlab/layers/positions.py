@@ -65,6 +65,8 @@ class LearnedPositions(Positions):
 
     def __init__(self, width: int, head_width: int, max_length: int = 2048) -> None:
         super().__init__(width, head_width)
+        if max_length < 1:
+            raise ValueError(f"positions.max_length={max_length}: expected at least 1")
         self.max_length = max_length
         self.table = nn.Parameter(torch.randn(max_length, width) * 0.02)
 
@@ -129,8 +131,8 @@ class RelativePositions(Positions):
         super().__init__(width, head_width)
         if buckets < 4 or buckets % 4 or max_distance <= buckets // 2:
             raise ValueError(
-                f"model.positions.buckets={buckets} must be a multiple of 4, and model.positions.max_distance="
-                f"{max_distance} more than half of it"
+                f"positions.buckets={buckets} must be a multiple of 4, and positions.max_distance={max_distance} more "
+                "than half of it"
             )
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.zeros(buckets, width // head_width))

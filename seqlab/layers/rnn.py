@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqlab.layers.backend import is_fast
 from seqlab.layers.cells import Cell
-from seqlab.layers.contract import as_lists, check_step
+from seqlab.layers.contract import check_step, make_cell
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.steps import permute
 from seqlab.ragged import positions_of, time_major_of, widths_of
@@ -123,7 +123,7 @@ class RecurrentStack(SequenceLayer):
         for i in range(layers):
             width = input_size if i == 0 else self.output_size
             pair = [
-                Recurrence(as_lists(cell(width, hidden_size)), reverse, hidden_size)
+                Recurrence(make_cell(cell, width, hidden_size), reverse, hidden_size)
                 for reverse in (False, True)[:directions]
             ]
             self.layers.append(nn.ModuleList(pair))

@@ -113,11 +113,11 @@ class UniversalTransformer(SequenceLayer):
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise ValueError(f"model.width={width} must be a multiple of model.heads={heads}")
+            raise ValueError(f"width={width} must be a multiple of heads={heads}")
         if max_steps < 1:
-            raise ValueError(f"model.max_steps={max_steps}: expected at least 1")
+            raise ValueError(f"max_steps={max_steps}: expected at least 1")
         if threshold is not None and not 0 < threshold <= 1:
-            raise ValueError(f"model.threshold={threshold}: expected more than 0 and at most 1, or null")
+            raise ValueError(f"threshold={threshold}: expected more than 0 and at most 1, or null")
         if positions.bias(causal) is not None:
             raise ValueError("model.positions=relative does not act in model=universal: choose rotary, or another")
         self.heads = heads

@@ -29,7 +29,7 @@ class WordVectors(nn.Module):
             not to lean on known words alone.
 
     Raises:
-        ValueError: the dropout is not a share below 1.
+        ValueError: the dropout is not a share below 1, or the spelling has no width.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class WordVectors(nn.Module):
         super().__init__()
         if not 0 <= word_dropout < 1:
             raise ValueError(f"word_dropout={word_dropout}: expected at least 0 and less than 1")
+        if spelling < 1:
+            raise ValueError(f"spelling={spelling}: expected at least 1")
         self.recurrence = RecurrentStack(width, spelling, cell, bidirectional=True)
         self.ends = LastPooling(backward=spelling)
         table = None if word_vocabulary is None else nn.Parameter(torch.randn(word_vocabulary, width) * width**-0.5)

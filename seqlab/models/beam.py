@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqlab.models.hypothesis import Hypothesis, normalised
+from seqlab.models.hypothesis import Hypothesis, normalised, require_probable
 from seqlab.ragged import offsets_of, positions_of, segments_of
 
 
@@ -64,8 +64,7 @@ class BeamSearch:
         log_p_PC, rows_PC, tokens_PC = self.candidates(scores_BV)
         limits = self.limits[self.prompts]
         possible, ends = log_p_PC > -torch.inf, tokens_PC == self.end
-        if not bool(possible[:, 0].all()):
-            raise ValueError("no token has a probability: the model's scores are not numbers")
+        require_probable(bool(possible[:, 0].all()))
         lives = possible & ~ends
         lives &= lives.cumsum(1) <= self.width
         ends &= possible & (torch.arange(ends.shape[1]) < self.width)

@@ -128,8 +128,9 @@ def generate(
             It bounds memory and changes nothing else. None: all prompts at once.
 
     Raises:
-        ValueError: a prompt is empty or longer than the model knows positions, there are not as many seeds as prompts,
-            or the model's scores are not numbers.
+        ValueError: a prompt is empty or longer than the model knows positions, or there are not as many seeds as
+            prompts.
+        NonFiniteError: the model's scores are not numbers.
     """
     lengths, room = prompts.lengths, model.max_length
     if len(prompts) == 0:

@@ -185,8 +185,9 @@ class TransformerEncoder(Encoder):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if heads < 1 or layers < 1 or width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}, and layers={layers} be at least 1")
+        if min(heads, layers, width) < 1 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}, and they and layers={layers} above 0")
+        _require_width(mlp_width)
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         # A gate has three maps in place of two: 8 / 3 of the width, in steps of 8, make it as large.
@@ -240,10 +241,11 @@ class UniversalEncoder(Encoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}")
+        if min(heads, width) < 1 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}, and both above 0")
         if ponder_weight < 0:
             raise ValueError(f"ponder_weight={ponder_weight}: expected 0 or more")
+        _require_width(mlp_width)
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         mlp_width = mlp_width or 4 * width
@@ -271,3 +273,8 @@ class UniversalEncoder(Encoder):
 
     def pack(self, tensors: list[Tensor]) -> State:
         return State(tensors[:-1], tensors[-1])
+
+
+def _require_width(mlp_width: int | None) -> None:
+    if mlp_width is not None and mlp_width < 1:
+        raise ValueError(f"mlp_width={mlp_width}: expected at least 1, or null")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from seqlab.errors import NonFiniteError
+
 
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
@@ -20,6 +22,16 @@ class Hypothesis:
     tokens: Tensor
     score: float
     finished: bool
+
+
+def require_probable(there_is_one: bool) -> None:
+    """Whether every row has a token with a probability.
+
+    Raises:
+        NonFiniteError: one has none.
+    """
+    if not there_is_one:
+        raise NonFiniteError("no token has a probability: the model's scores are not numbers; look at its weights")
 
 
 def normalised(log_probability: Tensor, length: Tensor, penalty: float) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqlab.models.hypothesis import Hypothesis, normalised
+from seqlab.models.hypothesis import Hypothesis, normalised, require_probable
 
 
 class Sampling:
@@ -63,13 +63,15 @@ class Sampling:
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that go on, and the token [B'] each goes on by, both on the CPU."""
+        norms_B = scores_BV.logsumexp(1)
+        require_probable(bool(norms_B.isfinite().all()))
         if self.seeds is None:
             tokens_B = scores_BV.argmax(1)
         else:
             draws_B = self.drawn[self.draws, self.counts[self.running]].to(scores_BV.device)
             tokens_B = sample(scores_BV, draws_B, self.temperature, self.top_k, self.top_p)
         chosen_B = scores_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1)
-        tokens_B, log_p_B = tokens_B.cpu(), (chosen_B - scores_BV.logsumexp(1)).cpu()
+        tokens_B, log_p_B = tokens_B.cpu(), (chosen_B - norms_B).cpu()
         self.steps.append((self.running, tokens_B))
         self.counts[self.running] += 1
         self.log_probabilities[self.running] += log_p_B

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from seqlab.bundle import Bundle
 from seqlab.data.examples import Examples
+from seqlab.data.forms.text import Text
 from seqlab.data.plan import make_plan
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
@@ -23,14 +24,18 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.task, self.form, self.vocabularies = bundle.task, bundle.form, bundle.vocabularies
+        # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
+        cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
+        self.longest = bundle.max_length if cuts else None
 
     def predict(
         self, items: Sequence[Mapping[str, Any]], decoding: Decoding | None = None, seed: int = 0
     ) -> list[dict[str, Any]]:
         """What the model says to each item, such as {"label": "positive", ...} to {"text": "A fine film."}.
 
-        Items of any lengths share a batch. Where something is drawn, each draws from a generator of its own, seeded by
-        `seed` and its place, so that the same item in the same place is always answered alike.
+        Items of any lengths share a batch; a text to be classified is cut as in training. Where something is drawn,
+        each draws from a generator of its own, seeded by `seed` and its place, so that the same item in the same place
+        is always answered alike.
 
         Args:
             items: what `form.record` reads.
@@ -46,7 +51,9 @@ class Predictor:
         known = dict.fromkeys(name for record in records for name in record if name in (*self.form.fields, "pair"))
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
         rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
-        examples = Examples(datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked"))
+        examples = Examples(
+            datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked"), self.longest, "truncate"
+        )
         longest, room = int(examples.lengths.max()), getattr(self.task.model, "max_length", None)
         if room is not None and longest > room:
             raise InputError(f"an item has {longest} tokens, and this model knows {room} positions: cut it")

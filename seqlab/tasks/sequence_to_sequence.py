@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -55,6 +56,13 @@ class SequenceToSequence:
             )
         self.judges = {name: known[name]() for name in judged_by}
         self.monitor = monitor or (*judged_by, "loss")[0]
+
+    @property
+    def judging(self) -> dict[str, Any]:
+        """How the figures of what is written come about, without which they compare with no others: the decoding, and
+        sacrebleu's signatures."""
+        signatures = {name: judge.signature for name, judge in self.judges.items() if hasattr(judge, "signature")}
+        return {"decoding": asdict(self.decoding), **signatures} if self.judges else {}
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {"loss": batch.targets.layout.total, **dict.fromkeys(self.model.costs, batch.tokens.layout.total)}

@@ -7,8 +7,8 @@
 How a sequence of them is read follows from one question: does a tag CONTINUE the span of the word before? It does if
 both name the same type, the earlier is B or I, and the later is I or E. Any other tag but O begins a span, an I without
 a B too. So reads conlleval, the program behind most published figures (Tjong Kim Sang & De Meulder 2003), and so BIO,
-IOB1, IO and IOBES are read alike; the letters of BILOU and BMES are taken for theirs. Scores, conversions and the
-constraints of a CRF are made of that, and of which tags may open and close a well-formed span.
+IOB1, IO and IOBES are read alike; the letters of BILOU and BMES are taken for theirs. Scores and conversions are made
+of that; the constraints of a CRF of that, and of which tags may open and close a well-formed span.
 """
 
 from __future__ import annotations

@@ -84,11 +84,8 @@ class Tokenizer:
             ) from error
         return cls(backend, end_token)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write tokenizer.json; the name of the end token is not in it and must be kept beside it."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
-
     def to_json(self) -> str:
+        """What tokenizer.json holds; the name of the end token is not in it and must be kept beside it."""
         return self._backend.to_str()
 
     @cached_property

@@ -57,7 +57,8 @@ def evaluate(
                         ranges[name].add(output)
     finally:
         task.model.train(was_training)
-    return {**whole.metrics(task), "by_length": {name: ranges[name].metrics(task) for name in sorted(ranges)}}
+    shortest_first = sorted(ranges, key=lambda name: int(name.partition("-")[0]))  # "16384-32767" behind "8192-16383"
+    return {**whole.metrics(task), "by_length": {name: ranges[name].metrics(task) for name in shortest_first}}
 
 
 def by_length(batch: Batch) -> Iterator[tuple[str, Batch]]:

@@ -7,6 +7,16 @@ from dataclasses import dataclass, fields
 from seqlab.errors import InputError
 
 
+def require_positive(section: str, **settings: float | None) -> None:
+    """Whether those that are given are more than 0.
+
+    Raises:
+        InputError: names the others.
+    """
+    if wrong := [f"{section}.{name}={value}" for name, value in settings.items() if value is not None and value <= 0]:
+        raise InputError(f"{', '.join(wrong)}: expected more than 0")
+
+
 @dataclass(frozen=True)
 class Limits:
     """Training ends at whichever limit it reaches first.
@@ -28,8 +38,7 @@ class Limits:
         if all(limit is None for limit in given.values()):
             names = ", ".join(f"trainer.{name}" for name in given)
             raise InputError(f"training would never end: set at least one of {names}")
-        if wrong := [f"trainer.{name}={limit}" for name, limit in given.items() if limit is not None and limit <= 0]:
-            raise InputError(f"{', '.join(wrong)}: a limit must be greater than 0")
+        require_positive("trainer", **given)
 
     def progress(self, steps: int, epochs: float, tokens: int) -> float:
         """From 0 to 1, by the limit nearest to being reached; stays 0 where only minutes are limited."""

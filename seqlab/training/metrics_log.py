@@ -1,4 +1,4 @@
-"""metrics.jsonl: a JSON object per line and logged point, floats exact."""
+"""metrics.jsonl: a JSON object per line and logged point, floats exact, null where a figure is no finite number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from seqlab import valid_json
 from seqlab.durable import replace_file
 from seqlab.training.state import State
 
@@ -33,11 +34,11 @@ class MetricsLog:
         """Drops what was logged after the checkpoint that `state` comes from: it is about to be done again."""
         last = {"train": state.step, "validation": state.evaluated}
         kept = [point for point in read_points(self.path) if point["step"] <= last.get(point["split"], -1)]
-        replace_file(self.path, "".join(json.dumps(point) + "\n" for point in kept).encode())
+        replace_file(self.path, "".join(valid_json.dumps(point) + "\n" for point in kept).encode())
         self._file = open(self.path, "a")  # noqa: SIM115 closed by close()
 
     def point(self, point: dict[str, Any]) -> None:
-        self._file.write(json.dumps(point) + "\n")
+        self._file.write(valid_json.dumps(point) + "\n")
         self._file.flush()
 
     def flush(self) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from seqlab import valid_json
 from seqlab.durable import replace_file
 from seqlab.errors import FolderInUseError, InputError, StoppedError
 
@@ -213,7 +214,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def _json(facts: dict[str, Any]) -> bytes:
-    return (json.dumps(facts, indent=2) + "\n").encode()
+    return (valid_json.dumps(facts, indent=2) + "\n").encode()
 
 
 def _now() -> str:

@@ -20,13 +20,17 @@ NOT_PLOTTED = {"step", "split", "epoch", "tokens", "sequences", "seconds", "seco
 
 
 def tags(point: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of a logged point by TensorBoard tag: {"split": "train", "loss": 2.5} gives {"train/loss": 2.5}."""
+    """The scalars of a logged point by TensorBoard tag: {"split": "train", "loss": 2.5} gives {"train/loss": 2.5}.
+
+    None, which metrics.jsonl has in place of what is no finite number, is no scalar.
+    """
     prefix = PREFIXES[point["split"]]
     scalars: dict[str, float] = {}
     for name, value in point.items():
         if name == "by_length":
-            scalars |= {f"{prefix}_by_len/{part}/{tag}": x for part, found in value.items() for tag, x in found.items()}
-        elif name not in NOT_PLOTTED:
+            parts = {f"{part}/{tag}": x for part, found in value.items() for tag, x in found.items()}
+            scalars |= {f"{prefix}_by_len/{name}": x for name, x in parts.items() if x is not None}
+        elif name not in NOT_PLOTTED and value is not None:
             folder = "perf" if name in PERFORMANCE else "data" if name in DATA else prefix
             scalars[f"{folder}/{name}"] = value
     return scalars

@@ -19,7 +19,7 @@ from seqlab.tasks.task import Task
 from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.evaluate import evaluate
-from seqlab.training.limits import Limits
+from seqlab.training.limits import Limits, require_positive
 from seqlab.training.objective import backward, clip_gradient
 from seqlab.training.run_log import RunLog
 from seqlab.training.schedule import Schedule
@@ -72,10 +72,8 @@ class Trainer:
         log_every: int = 20,
         patience: int | None = None,
     ) -> None:
-        positive = {"micro_tokens": micro_tokens, "clip": clip, "eval_every": eval_every}
-        positive |= {"save_every": save_every, "log_every": log_every, "patience": patience}
-        if wrong := [f"trainer.{name}={value}" for name, value in positive.items() if value is not None and value <= 0]:
-            raise InputError(f"{', '.join(wrong)}: expected more than 0")
+        rhythm = {"eval_every": eval_every, "save_every": save_every, "log_every": log_every, "patience": patience}
+        require_positive("trainer", micro_tokens=micro_tokens, clip=clip, **rhythm)
         self.limits = Limits(max_steps, max_epochs, max_tokens, max_minutes)
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.train, self.validation = train, validation

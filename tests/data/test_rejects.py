@@ -18,12 +18,13 @@ def test_skip_counts_by_reason(caplog: pytest.LogCaptureFixture) -> None:
     for line in range(3):
         rejects.add(f"a.csv, line {line}", "no label" if line else "not UTF-8", f"what is wrong with {line}")
     assert rejects.counts == {"not UTF-8": 1, "no label": 2}
-    rejects.settle(30)
-    assert "3 of 30 rows cannot be used (not UTF-8: 1, no label: 2)" in caplog.text
-    with pytest.raises(
-        InputError, match=r"3 of 29 rows.*the first of them a\.csv, line 0: what is.*data\.max_rejected="
-    ):
-        rejects.settle(29)
+    rejects.settle(30, "train")
+    assert "in train, 3 of 30 rows cannot be used (not UTF-8: 1, no label: 2)" in caplog.text
+    for line in range(3):
+        rejects.add(f"b.csv, line {line}", "no label", "what is wrong")
+    message = r"in test, 3 of 29 rows.*\(no label: 3\), the first of them b\.csv, line 0: what is.*data\.max_rejected="
+    with pytest.raises(InputError, match=message):
+        rejects.settle(29, "test")
 
 
 @pytest.mark.parametrize("hundredths", range(1, 100))
@@ -31,11 +32,11 @@ def test_the_share_itself_is_allowed(hundredths: int) -> None:
     rejects = Rejects("skip", float(f"0.{hundredths:02}"))
     for _ in range(hundredths):
         rejects.add("", "reason", "")
-    rejects.settle(100)
+    rejects.settle(100, "train")
 
 
 def test_nothing_wrong_and_nothing_read() -> None:
-    Rejects().settle(0)
+    Rejects().settle(0, "test")
     for share in (-0.1, 10):
         with pytest.raises(InputError, match=r"data\.max_rejected="):
             Rejects("skip", share)

@@ -94,3 +94,10 @@ def test_empty_splits() -> None:
 def test_too_many_rejects_are_told_before_an_empty_split() -> None:
     with pytest.raises(InputError, match=r"1 of 1 rows cannot be used \(empty text: 1\), the first of them here"):
         tables({"train": [("here", {"text": ""})]}, Rejects("skip"), SETTINGS)
+
+
+def test_each_split_has_its_share_of_rejects() -> None:
+    rows = [(f"row {i}", {"text": str(i)}) for i in range(100)]
+    spoilt = [("here", {"text": ""}), ("there", {"text": "a"})]
+    with pytest.raises(InputError, match=r"in validation, 1 of 2 rows cannot be used .* the first of them here"):
+        tables({"train": rows, "validation": spoilt, "test": rows}, Rejects("skip"), SETTINGS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seqlab.layers import reference
 from seqlab.layers.backend import backend
 from seqlab.layers.crf import CRFHead
-from seqlab.layers.heads import IGNORED
+from seqlab.ragged import IGNORED
 
 WIDTH = 3
 LENGTHS = st.lists(st.sampled_from([0, 1, 1, 2, 3, 5]), max_size=4)

@@ -16,9 +16,10 @@ from seqlab.layers import heads
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import LSTMCell
 from seqlab.layers.crf import CRFHead
-from seqlab.layers.heads import IGNORED, Head, RegressionHead, SigmoidHead, SoftmaxHead, chunk_rows
+from seqlab.layers.heads import Head, RegressionHead, SigmoidHead, SoftmaxHead, chunk_rows
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
+from seqlab.ragged import IGNORED
 
 CPU = torch.device("cpu")
 WIDTH, CLASSES, CHUNK = 6, 7, 5

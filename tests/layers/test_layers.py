@@ -70,7 +70,7 @@ def test_a_transformer_continues_from_its_state(scheme: type[Positions], pairs: 
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match=r"model.width=6 must be a multiple of model.heads=4"):
+    with pytest.raises(ValueError, match=r"width=6 must be a multiple of heads=4"):
         SelfAttention(6, 4, False, NoPositions(6, 2))
     with pytest.raises(ValueError, match="even"):
         RotaryPositions(6, 3)

@@ -103,9 +103,9 @@ def test_a_gate_costs_no_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kv_heads": 3}, r"model.heads=4 must be a multiple of model.kv_heads=3"),
-        ({"window": 0}, r"model.window=0"),
-        ({"dropout": 1.0}, r"model.attention_dropout=1.0"),
+        ({"kv_heads": 3}, r"heads=4 must be a multiple of kv_heads=3"),
+        ({"window": 0}, r"window=0"),
+        ({"dropout": 1.0}, r"attention_dropout=1.0"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -114,7 +114,7 @@ def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
 
 
 def test_buckets_of_distances_are_those_of_the_paper() -> None:
-    with pytest.raises(ValueError, match=r"model.positions.buckets=6"):
+    with pytest.raises(ValueError, match=r"positions.buckets=6"):
         RelativePositions(8, 4, buckets=6)
     scheme = RelativePositions(8, 4, buckets=32, max_distance=128)
     nn.init.normal_(scheme.table)

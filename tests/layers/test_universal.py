@@ -194,11 +194,11 @@ def test_some_queries_read_what_all_would(causal: bool, data: st.DataObject) -> 
 
 def test_what_does_not_fit_is_said() -> None:
     positions = NoPositions(8, 4)
-    with pytest.raises(ValueError, match=r"model.width=8 must be a multiple of model.heads=3"):
+    with pytest.raises(ValueError, match=r"width=8 must be a multiple of heads=3"):
         UniversalTransformer(8, 3, 2, 8, True, positions)
-    with pytest.raises(ValueError, match=r"model.max_steps=0"):
+    with pytest.raises(ValueError, match=r"max_steps=0"):
         UniversalTransformer(8, 2, 0, 8, True, positions)
-    with pytest.raises(ValueError, match=r"model.threshold=1.5"):
+    with pytest.raises(ValueError, match=r"threshold=1.5"):
         UniversalTransformer(8, 2, 2, 8, True, positions, 1.5)
     layer = make("bidirectional")
     _, state = layer.core(torch.randn(2, 8).double(), torch.tensor([2]), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from seqlab.errors import NonFiniteError
 from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RelativePositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell
@@ -21,7 +23,7 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
-from seqlab.models.sampling import sample
+from seqlab.models.sampling import Sampling, sample
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Layout, Ragged
 
@@ -274,10 +276,24 @@ def test_tokens_without_probability_are_never_written() -> None:
     assert (rows.tolist(), tokens.tolist()) == ([0], [1])
     beam.advance(never)
     assert [plainly(found) for found in beam.results()] == [[([1, 1], 0.0, False)]]
-    beam = BeamSearch(END, torch.tensor([2]), width=4)
-    beam.join(torch.tensor([0]))
-    with pytest.raises(ValueError, match="not numbers"):
-        beam.advance(torch.full((1, 3), math.nan))
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda limits: BeamSearch(END, limits, width=4),
+        lambda limits: Sampling(END, limits, None, 0.0),
+        lambda limits: Sampling(END, limits, [1, 2], 1.0, top_p=0.5),
+    ],
+)
+def test_scores_that_are_no_numbers_are_told(search: Callable[[Tensor], Any], value: float) -> None:
+    found = search(torch.tensor([2, 2]))
+    found.join(torch.tensor([0, 1]))
+    scores = torch.zeros(2, 3)
+    scores[1] = value
+    with pytest.raises(NonFiniteError, match="not numbers"):
+        found.advance(scores)
 
 
 # ------------------------------------------------------------------------------------------------------- what is around

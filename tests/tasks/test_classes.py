@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqlab.layers.heads import IGNORED
+from seqlab.ragged import IGNORED
 from seqlab.tasks.metrics.calibration import Calibration
-from seqlab.tasks.metrics.classes import Accuracy, Confusion, LabelSets
+from seqlab.tasks.metrics.classes import Confusion, LabelSets
 from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.tasks.metrics.regression import Regression
 
@@ -53,12 +53,6 @@ def test_a_confusion_says_what_its_definitions_say(rows: int, ignored: float, se
     assert found["accuracy"] == pytest.approx(right / len(pairs) if pairs else math.nan, nan_ok=True)
     assert found["macro_f1"] == pytest.approx(sum(known) / len(known) if known else math.nan, nan_ok=True)
     assert found["micro_f1"] == pytest.approx(found["accuracy"], nan_ok=True)
-    by_class = confusion.by_class(tally)
-    assert [by_class[f"f1/{label}"] for label in LABELS] == pytest.approx(each, nan_ok=True)
-    assert len(by_class) == 15
-    accuracy = Accuracy().tally(predicted_T, targets_T)
-    assert accuracy.tolist() == [right, len(pairs)]
-    assert Accuracy().read(accuracy)["accuracy"] == pytest.approx(found["accuracy"], nan_ok=True)
 
 
 def correlation(predicted: Tensor, targets: Tensor) -> float:
@@ -88,13 +82,6 @@ def test_a_confusion_as_scikit_learn_sees_it() -> None:
         "mcc": 0.42665516759396227,
     }
     assert metric.read(tally) == pytest.approx(expected, rel=1e-12)
-    by_class = metric.by_class(tally)
-    for rate, values in (
-        ("precision", (2 / 3, 1 / 3, 0.75, 0)),
-        ("recall", (2 / 3, 0.5, 0.75, 0)),
-        ("f1", (2 / 3, 0.4, 0.75, 0)),
-    ):
-        assert [by_class[f"{rate}/{label}"] for label in LABELS] == pytest.approx([*values, math.nan], nan_ok=True)
     assert confusion.read(confusion.tally(torch.zeros(3).long(), torch.tensor([0, 0, 1])))["mcc"] == 0
 
 
@@ -105,13 +92,12 @@ def test_sets_of_labels_add_up_to_their_definitions(rows: int, seed: int, cut: i
     metric = LabelSets(LABELS)
     tally = metric.tally(predicted_BC, targets_BC)
     assert adds_up(metric.tally, predicted_BC, targets_BC, cut)
-    found, by_class = metric.read(tally), metric.by_class(tally)
+    found = metric.read(tally)
     exact = [one == other for one, other in zip(predicted_BC.tolist(), targets_BC.tolist(), strict=True)]
     assert found["exact_match"] == pytest.approx(sum(exact) / rows if rows else math.nan, nan_ok=True)
     each = [
         f1(int((p & t).sum()), int(p.sum()), int(t.sum())) for p, t in zip(predicted_BC.T, targets_BC.T, strict=True)
     ]
-    assert [by_class[f"f1/{label}"] for label in LABELS] == pytest.approx(each, nan_ok=True)
     known = [value for value in each if not math.isnan(value)]
     assert found["macro_f1"] == pytest.approx(sum(known) / len(known) if known else math.nan, nan_ok=True)
     overall = f1(int((predicted_BC & targets_BC).sum()), int(predicted_BC.sum()), int(targets_BC.sum()))
@@ -125,7 +111,6 @@ def test_sets_of_labels_as_scikit_learn_sees_them() -> None:
     tally = metric.tally(predicted_BC, targets_BC)
     expected = {"exact_match": 0.4, "micro_f1": 0.7692307692307693, "macro_f1": 0.5523809523809523}
     assert metric.read(tally) == pytest.approx(expected, rel=1e-12)
-    assert [metric.by_class(tally)[f"precision/{c}"] for c in "abc"] == pytest.approx([0.75, 2 / 3, 0])
 
 
 @given(

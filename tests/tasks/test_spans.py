@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqlab.errors import InputError
-from seqlab.layers.heads import IGNORED
-from seqlab.ragged import Layout, Ragged
+from seqlab.ragged import IGNORED, Layout, Ragged
 from seqlab.tasks.metrics.spans import SpanScores
-from seqlab.text.tags import Span, convert, spans
+from seqlab.text.tags import spans
 
 BIO = ("O", "B-a", "I-a", "B-b", "I-b")
 IOBES = (*BIO, "E-a", "S-a", "E-b", "S-b")
@@ -30,23 +29,14 @@ needs_wnut17 = pytest.mark.skipif(
 )
 
 
-def well_formed(tags: list[str], span: Span, labels: tuple[str, ...]) -> bool:
-    """A span is if conversion leaves its tags as they are."""
-    marked = tags[span.start : span.end]
-    return convert(marked, "IOBES" if "E-a" in labels else "BIO") == marked
-
-
-def one_by_one(
-    labels: tuple[str, ...], strict: bool, predicted: list[list[int]], targets: list[list[int]]
-) -> list[list[int]]:
+def one_by_one(labels: tuple[str, ...], predicted: list[list[int]], targets: list[list[int]]) -> list[list[int]]:
     """[types, 3]: sentence by sentence, sets of spans."""
     counts = [[0, 0, 0], [0, 0, 0]]
     for pair in zip(predicted, targets, strict=True):
         judged = [word for word, target in enumerate(pair[1]) if target != IGNORED]
         found = []
         for ids in pair:
-            tags = [labels[ids[word]] for word in judged]
-            found.append({span for span in spans(tags) if not strict or well_formed(tags, span, labels)})
+            found.append(set(spans([labels[ids[word]] for word in judged])))
         for column, sets in enumerate((found[0] & found[1], *found)):
             for span in sets:
                 counts["ab".index(span.type)][column] += 1
@@ -61,13 +51,12 @@ def ragged(sentences: list[list[int]]) -> Ragged:
 lengths = st.lists(st.one_of(st.sampled_from([0, 1, 3, 3, 60]), st.integers(0, 8)), max_size=6)
 
 
-@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("labels", [BIO, IOBES], ids=["BIO", "IOBES"])
 @given(
     lengths=lengths, ignored=st.sampled_from([0.0, 0.3, 1.0]), wrong=st.sampled_from([0.0, 0.2, 1.0]), data=st.data()
 )
 def test_the_flat_batch_is_counted_as_sentence_by_sentence(
-    labels: tuple[str, ...], strict: bool, lengths: list[int], ignored: float, wrong: float, data: st.DataObject
+    labels: tuple[str, ...], lengths: list[int], ignored: float, wrong: float, data: st.DataObject
 ) -> None:
     random = data.draw(st.randoms(use_true_random=False))
     targets = [[random.randrange(len(labels)) for _ in range(length)] for length in lengths]
@@ -75,10 +64,10 @@ def test_the_flat_batch_is_counted_as_sentence_by_sentence(
         [random.randrange(len(labels)) if random.random() < wrong else tag for tag in tags] for tags in targets
     ]
     targets = [[IGNORED if random.random() < ignored else tag for tag in tags] for tags in targets]
-    metric = SpanScores(labels, strict)
+    metric = SpanScores(labels)
     tally = metric.tally(ragged(predicted).values, ragged(targets))
     assert tally.dtype == torch.int64
-    assert tally.tolist() == one_by_one(labels, strict, predicted, targets)
+    assert tally.tolist() == one_by_one(labels, predicted, targets)
     cut = data.draw(st.integers(0, len(lengths)))
     parts = (slice(None, cut), slice(cut, None))
     assert torch.equal(tally, sum_of(metric.tally(ragged(predicted[p]).values, ragged(targets[p])) for p in parts))
@@ -95,8 +84,8 @@ def ids(tags: str) -> Ragged:
 def test_rates_of_an_example() -> None:
     targets = ids("B-a I-a O B-b | B-a O B-b I-b")
     predicted = ids("B-a I-a O B-a | B-a O B-b O")
-    lenient = SpanScores(BIO)
-    found = lenient.read(lenient.tally(predicted.values, targets))
+    metric = SpanScores(BIO)
+    found = metric.read(metric.tally(predicted.values, targets))
     overall = {"precision": 2 / 4, "recall": 2 / 4, "f1": 2 / 4}
     by_type = {"precision/a": 2 / 3, "recall/a": 2 / 2, "f1/a": 4 / 5, "precision/b": 0, "recall/b": 0, "f1/b": 0}
     assert found == pytest.approx(overall | by_type)
@@ -110,10 +99,9 @@ def test_a_span_does_not_reach_into_the_next_sentence_and_ignored_words_are_pass
     assert metric.tally(ids("B-a B-b I-a").values, targets).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
-def test_orphans_count_unless_strict() -> None:
+def test_orphans_count() -> None:
     targets, predicted = ids("B-a I-a O"), ids("I-a I-a O")
     assert SpanScores(BIO).tally(predicted.values, targets).tolist() == [[1, 1, 1], [0, 0, 0]]
-    assert SpanScores(BIO, strict=True).tally(predicted.values, targets).tolist() == [[0, 0, 1], [0, 0, 0]]
 
 
 def test_nothing_to_judge_is_nan_and_nothing_found_is_zero() -> None:
@@ -159,9 +147,6 @@ def test_the_systems_of_wnut17_get_their_published_scores(
     metric = SpanScores(labels)
     found = metric.read(metric.tally(predicted.values, targets))
     assert [round(100 * found[name], 2) for name in ("precision", "recall", "f1")] == [precision, recall, f1]
-    strict = SpanScores(labels, strict=True)
-    differs = strict.read(strict.tally(predicted.values, targets))["f1"] != found["f1"]
-    assert differs == (system in {"spinningbytes.txt", "mic-cis.txt"})  # the two whose spans may begin with I
     batches = zip(predicted.to_list(), targets.to_list(), strict=True)
     parts = [
         metric.tally(torch.cat(ours), Ragged.from_list(list(theirs)))

@@ -48,7 +48,7 @@ def test_lossless_finds_a_tokenizer_that_changes_text() -> None:
 @pytest.mark.parametrize("trainer", TRAINERS, ids=name)
 def test_the_end_mark_in_a_text_is_text_also_after_loading(trainer: BytePairs, tmp_path: Path) -> None:
     made = trainer.train([*TEXTS, f"how to write {END}"])
-    made.save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text(made.to_json(), encoding="utf-8")
     loaded = Tokenizer.load(tmp_path / "tokenizer.json")
     text = f"the {END} cat{END}"
     for tokenizer in (made, loaded):

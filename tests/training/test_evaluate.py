@@ -4,6 +4,8 @@ import pytest
 import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
+from seqlab.data.batch import Batch
+from seqlab.ragged import Layout, Ragged
 from seqlab.training.evaluate import evaluate
 
 
@@ -43,3 +45,12 @@ def test_mode_is_restored_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError):
         evaluate(task, (1 / 0 for _ in range(1)))  # type: ignore[misc]
     assert task.model.training
+
+
+def test_ranges_of_lengths_come_shortest_first() -> None:
+    task = ToyTask(ToyModel())
+    layout = Layout(torch.tensor([20_000, 5_000, 1, 0, 9_000]))
+    tokens = Ragged(torch.zeros(layout.total, dtype=torch.int64), layout)
+    batch = Batch(tokens, tokens, torch.arange(5), layout.lengths)
+    found = evaluate(task, [batch])["by_length"]
+    assert list(found) == ["0000", "0001-0001", "4096-8191", "8192-16383", "16384-32767"]

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from seqlab.data.batch import IGNORED, Batch
+from seqlab.data.batch import Batch
 from seqlab.data.forms.form import label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, counted, did_you_mean
+from seqlab.ragged import IGNORED
 from seqlab.text.tags import OUTSIDE, convert, mark_spans, places, spans
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqlab.layers.heads import IGNORED
+from seqlab.ragged import IGNORED
 
 
 @dataclass(frozen=True)

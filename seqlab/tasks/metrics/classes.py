@@ -12,21 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqlab.layers.heads import IGNORED
-from seqlab.tasks.metrics.rates import by_name, rates
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The share of rows whose class is right, of however many classes, such as tokens of a vocabulary."""
-
-    def tally(self, predicted_T: Tensor, targets_T: Tensor) -> Tensor:
-        """[2] int64: right, judged. A target of -100 counts nothing."""
-        return torch.stack([(predicted_T == targets_T).sum(), (targets_T != IGNORED).sum()])
-
-    def read(self, tally: Tensor) -> dict[str, float]:
-        right, judged = tally.double()
-        return {"accuracy": (right / judged).item()}
+from seqlab.ragged import IGNORED
+from seqlab.tasks.metrics.rates import rates
 
 
 @dataclass(frozen=True)
@@ -68,10 +55,6 @@ class Confusion:
             "mcc": (covariance / torch.where((spread == 0) & (rows > 0), 1.0, spread)).item(),
         }
 
-    def by_class(self, tally: Tensor) -> dict[str, float]:
-        """Precision, recall and F1 of every class, as "f1/LABEL"; nan for one that neither occurs nor is predicted."""
-        return by_name(self.labels, _per_class(tally))
-
 
 def _per_class(tally_CC: Tensor) -> Tensor:
     """[C, 3]: correct, predicted, there."""
@@ -106,7 +89,3 @@ class LabelSets:
             "micro_f1": rates(labels_C3.sum(0)).f1.item(),
             "macro_f1": rates(labels_C3).f1.nanmean().item(),
         }
-
-    def by_class(self, tally: Tensor) -> dict[str, float]:
-        """Precision, recall and F1 of every label, as "f1/LABEL"; nan for one that neither occurs nor is predicted."""
-        return by_name(self.labels, tally[:-1])

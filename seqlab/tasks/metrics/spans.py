@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqlab.layers.heads import IGNORED
-from seqlab.ragged import Ragged
+from seqlab.ragged import IGNORED, Ragged
 from seqlab.tasks.metrics.rates import by_name, rates
 from seqlab.text.tags import tables
 
@@ -16,17 +15,16 @@ from seqlab.text.tags import tables
 class SpanScores:
     """Precision, recall and F1 of spans, over all types and of each ("f1/person"), as conlleval computes them.
 
+    Every run of tags is a span, also one that begins with I: so are figures published.
+
     Args:
         labels: the tags by id; `seqlab.text.tags` says what they may be, and how a sequence of them is read.
-        strict: count well-formed spans only: one that begins with I, or lacks the E that labels know, is none. By
-            default every run of tags is a span, which is how figures are published.
 
     Raises:
         InputError: a label says nothing about spans.
     """
 
-    def __init__(self, labels: Sequence[str], strict: bool = False) -> None:
-        self.strict = strict
+    def __init__(self, labels: Sequence[str]) -> None:
         self.tables = tables(labels)
         self.types = self.tables.types
 
@@ -48,14 +46,14 @@ class SpanScores:
 
     def _spans(self, tags_W: Tensor, sentences_W: Tensor) -> Tensor:
         """[spans] int64, one number for each: (first word * W + last word) * types + type."""
-        types, type_C, continues_CC, opens_C, closes_C = self.tables
+        types, type_C, continues_CC, _, _ = self.tables
         inside_W, continues_W = type_C[tags_W] >= 0, torch.zeros_like(tags_W, dtype=torch.bool)
         continues_W[1:] = continues_CC[tags_W[:-1], tags_W[1:]] & (sentences_W[:-1] == sentences_W[1:])
         # Spans do not overlap, so the first begin and the first end are of one span, the second two of the next, ...
         begins = (inside_W & ~continues_W).nonzero().squeeze(1)
         ends = (inside_W & ~continues_W.roll(-1)).nonzero().squeeze(1)
-        spans = (begins * len(tags_W) + ends) * len(types) + type_C[tags_W[begins]]
-        return spans[opens_C[tags_W[begins]] & closes_C[tags_W[ends]]] if self.strict else spans
+        spans: Tensor = (begins * len(tags_W) + ends) * len(types) + type_C[tags_W[begins]]
+        return spans
 
     def read(self, tally: Tensor) -> dict[str, float]:
         overall = rates(tally.sum(0))
