@@ -52,8 +52,8 @@ def job(command: Command) -> None:
     task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
-    found = {"run": str(run), "split": asked.split, "rows": rows, "judging": getattr(task, "judging", {}), **metrics}
-    text = valid_json.dumps(found, indent=2)
+    about = {"run": str(run), "split": asked.split, "rows": rows, "conditions": getattr(task, "conditions", {})}
+    text = valid_json.dumps({**about, **metrics}, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())
 

@@ -33,7 +33,7 @@ def job(command: Command) -> None:
             folder.begin(text, runs.provenance(command))
             facts = {**parts.identity(), **trainer.throughput.facts(), "kernels": parts.kernels}
             runs.warn_of_other_bits(folder.facts, facts)
-            folder.record(**facts, data_facts=parts.corpus.facts, judging=getattr(parts.task, "judging", {}))
+            folder.record(**facts, data_facts=parts.corpus.facts, conditions=getattr(parts.task, "conditions", {}))
             if continues:
                 trainer.resume()
             state = trainer.fit()

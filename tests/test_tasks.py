@@ -182,9 +182,9 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     greedy, by_beam = (json.loads(verb("evaluate", "run=run", *words)[1]) for words in ([], ["decoding.width=3"]))
     for found, name in ((greedy, "test"), (by_beam, "test-width-3")):  # none in the place of the other
         assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
-    assert [one["judging"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
-    assert greedy["judging"] == json.loads(Path("run/run.json").read_text())["judging"]
-    assert greedy["judging"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
+    assert [one["conditions"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
+    assert greedy["conditions"] == json.loads(Path("run/run.json").read_text())["conditions"]
+    assert greedy["conditions"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
     assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]
     assert by_beam["exact_match"] > 0.9

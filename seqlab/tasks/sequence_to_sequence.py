@@ -58,7 +58,7 @@ class SequenceToSequence:
         self.monitor = monitor or (*judged_by, "loss")[0]
 
     @property
-    def judging(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         """How the figures of what is written come about, without which they compare with no others: the decoding, and
         sacrebleu's signatures."""
         signatures = {name: judge.signature for name, judge in self.judges.items() if hasattr(judge, "signature")}

@@ -23,7 +23,7 @@ class Autocast:
     def __init__(self, task: Task, dtype: torch.dtype) -> None:
         self.task, self.dtype = task, dtype
         self.model, self.monitor, self.carried = task.model, task.monitor, getattr(task, "carried", {})
-        self.judging = getattr(task, "judging", {})
+        self.conditions = getattr(task, "conditions", {})
         self.counts, self.metrics, self.flops, self.answer = task.counts, task.metrics, task.flops, task.answer
 
     def step(self, batch: Batch) -> StepOutput:
