@@ -177,12 +177,19 @@ def told(row: Row, data: Path) -> str | None:
     )
 
 
+def write_table(output: Path, data: Path) -> None:
+    """What somebody has written below the table stays."""
+    _, _, below = output.read_text(encoding="utf-8").partition("|---|\n") if output.exists() else ("", "", "")
+    remarks = "".join(line for line in below.splitlines(keepends=True) if not line.startswith("|"))
+    output.write_text(HEAD + "\n".join(filter(None, (told(row, data) for row in ROWS))) + "\n" + remarks, "utf-8")
+
+
 HEAD = """# Published results, run again
 
 Written by `python scripts/reproduce.py --data FOLDER`, on 2 CPU cores. Mean and standard deviation over seeds; every
-model is chosen on validation data; the test split is read at the end, once for a decoding. Minutes are those of one
-training run. A row's command is `python -m seqlab.train experiment=NAME seed=SEED`, with `SEQLAB_DATA=FOLDER` where it
-reads data.
+model is chosen on validation data, and the test split is read at the end, once for a decoding; exceptions are named
+below the table. Minutes are those of one training run. A row's command is `python -m seqlab.train experiment=NAME
+seed=SEED`, with `SEQLAB_DATA=FOLDER` where it reads data.
 
 | experiment | metric | reached | seeds | to reach | published | minutes |
 |---|---|---|---|---|---|---|
@@ -193,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="the published data")
     parser.add_argument(
-        "--only", nargs="*", choices=sorted({row.experiment for row in ROWS}), help="of nothing: no run"
+        "--only", nargs="*", choices=sorted({row.experiment for row in ROWS}), help="without: all; of nothing: no run"
     )
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     asked = parser.parse_args()
@@ -206,7 +213,7 @@ def main() -> None:
         if asked.only is None or row.experiment in asked.only:
             for seed in row.seeds:
                 figures(row, run(row, seed, data), data)
-            asked.output.write_text(HEAD + "\n".join(filter(None, (told(row, data) for row in ROWS))) + "\n")
+            write_table(asked.output, data)
     print(asked.output.read_text())
 
 

@@ -117,6 +117,7 @@ def train_peer(data: Path, folder: Path, rate: float, max_tokens: int, trial: bo
     summary = {
         "validation_best": {"loss": best},
         "test": test,
+        "tokens": read,
         "tokens_per_s": read / spent,
         "wall_s": time.perf_counter() - began,
         "peak_rss_mb": peak_rss_bytes() / 1e6,
@@ -145,7 +146,9 @@ def run(
 ) -> dict[str, dict[str, Any]]:
     """Both sides at the same time, unless their run is finished already; their summaries."""
     context = multiprocessing.get_context("spawn")
-    folders = {side: Path("runs/wikitext2") / side / f"{name}-rate-{rate:g}" for side, rate in rates.items()}
+    folders = {
+        side: Path("runs/wikitext2") / side / f"{name}-rate-{rate:g}-{tokens[side]}" for side, rate in rates.items()
+    }
     processes = [
         context.Process(target=SIDES[side], args=(data, folder, rates[side], tokens[side], trial))
         for side, folder in folders.items()
@@ -181,7 +184,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for side, of in found.items():
         print(
-            f"| {side} | {best[side]:g} | {tokens[side]:,} | {of['tokens_per_s']:,.0f} | {of['test']['ppl']:.1f} "
+            f"| {side} | {best[side]:g} | {of['tokens']:,} | {of['tokens_per_s']:,.0f} | {of['test']['ppl']:.1f} "
             f"| {of['peak_rss_mb']:,.0f} | {of['wall_s'] / 60:.1f} |"
         )
 

@@ -80,7 +80,7 @@ def run_verb(job: Callable[[Command], object], config_name: str) -> None:
 
 def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list[Failure]:
     failures: list[Failure] = []
-    jobs: list[tuple[Path, tuple[str, ...]]] = []
+    jobs: list[tuple[str, Path, tuple[str, ...]]] = []
 
     def task(config: DictConfig) -> object:
         settings = HydraConfig.get()
@@ -89,7 +89,7 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
         name = "" if folder is None else f"job {settings.job.num}: {' '.join(overrides)}"
         if folder is not None:
             print(f"{name} -> {folder}", flush=True)
-            jobs.append((folder, overrides))
+            jobs.append((name, folder, overrides))
             if not (folder / "run.json").exists():  # else it is for the run to say that it has got further
                 (folder / "error.txt").unlink(missing_ok=True)
         try:
@@ -122,7 +122,8 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
                 root = _sweep_root(first)
                 sys.argv.insert(1, f"hydra.sweep.dir={quoted(str(root))}")
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
-        _compare(jobs)
+        failed = {failure.job for failure in failures}
+        _compare([(folder, words) for name, folder, words in jobs if name not in failed])
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise InputError(f"{error}\n{error.__cause__ or ''}".strip()) from error
     finally:
@@ -134,12 +135,13 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
 
 
 def _compare(jobs: list[tuple[Path, tuple[str, ...]]]) -> None:
-    """What the jobs of a sweep differ in, and how well the best checkpoint of each does, by its summary.json.
+    """What finished jobs of a sweep differ in, and how well the best checkpoint of each does, by its summary.json.
 
     Nothing where the verb leaves no such file. By validation data alone: whoever chooses by the test split has none.
     """
     files = {folder: folder / "summary.json" for folder, _ in jobs}
     found = {folder: json.loads(file.read_bytes()) for folder, file in files.items() if file.exists()}
+    found = {folder: summary for folder, summary in found.items() if "monitor" in summary}
     if not found:
         return
     from rich.console import Console  # late, like all that --help does not need
@@ -154,10 +156,10 @@ def _compare(jobs: list[tuple[Path, tuple[str, ...]]]) -> None:
     for heading in ("job", *keys, *monitors, "step"):
         table.add_column(heading, overflow="fold")
     for (folder, _), words in zip(jobs, given, strict=True):
-        summary = found.get(folder, {"monitor": None, "validation_best": {}, "best_step": None})
+        summary = found.get(folder, {"monitor": None, "validation_best": {}})
         best = summary["validation_best"].get(summary["monitor"])
         figures = ["" if name != summary["monitor"] or best is None else f"{best:.4f}" for name in monitors]
-        step = "no result" if summary["best_step"] is None else str(summary["best_step"])
+        step = "no result" if best is None else str(summary["best_step"])
         table.add_row(folder.name, *(words.get(key, "") for key in keys), *figures, step)
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)

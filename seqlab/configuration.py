@@ -169,6 +169,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _unknown(settings: list[Override], composed: DictConfig, groups: dict[str, list[str]]) -> list[str]:
     keys = {key for key, _ in _flat(OmegaConf.to_container(composed))}
     own = {key.rpartition(".")[0] for o in settings for key in _typed_keys(o) if key.endswith("._target_")}
+    chosen = {override.key_or_group for override in settings}
     problems = []
     for override in settings:
         typed, new = _typed_keys(override), override.is_add() or override.is_force_add()
@@ -179,7 +180,7 @@ def _unknown(settings: list[Override], composed: DictConfig, groups: dict[str, l
             continue
         if strange.rpartition(".")[0] in own:  # the user's own code has arguments of its own
             hint = f"; if your own code takes it, write +{override.input_line}"
-        elif (group := strange.partition(".")[0]) in groups and composed.get(group) is None:
+        elif (group := strange.partition(".")[0]) in groups and composed.get(group) is None and group not in chosen:
             word = _typed_for_the_run(settings, group) or f"{group}=NAME, one of {', '.join(groups[group])}"
             hint = f" while no {group}= is chosen: add {word}"
         else:

@@ -198,8 +198,8 @@ def warn_of_warm_up(warmup_steps: int, limits: Limits, train: Loader) -> None:
     know its steps before its data is read, and so `settings.check` cannot refuse it as it does one of max_steps.
     """
     batches, tokens = train.count(0), int(train.examples.lengths.sum())
-    if not batches:
-        return  # of records that are streamed, nobody knows how many there are
+    if not batches or train.first_batches is not None:
+        return  # of records that are streamed, nobody knows how many there are; of a few, nobody wants much
     share = limits.progress(1, 1 / batches, tokens // batches)  # of the run, that one batch is
     if 2 * share * warmup_steps > 1:
         steps = max(1, round(1 / share))

@@ -18,6 +18,7 @@ import yaml
 from seqlab.bundle import Bundle
 from seqlab.command_line import Command
 from seqlab.errors import InputError
+from seqlab.settings import Batching
 from seqlab.training.run_folder import RunFolder, read_facts
 from seqlab.training.tensorboard_log import flatten
 
@@ -55,9 +56,10 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
         different = {key: pair for key, pair in _differences(stored, config).items() if _within(key, typed)}
         if different:
             raise InputError(_told(f"resume={resume}: that run was configured otherwise", different))
+        by_itself = _typed(command, known=_overrides(resume), choices=False)
         for section in ("trainer", "loader", "checkpoints"):  # by now, what was typed and differs is free to
             for key in stored[section]:
-                if _within(f"{section}.{key}", typed):
+                if _within(f"{section}.{key}", by_itself):
                     stored[section][key] = config[section][key]
         return stored, RunFolder.reopen(resume)
     if not named:
@@ -99,15 +101,17 @@ def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | N
 
     Args:
         run: a run folder, which knows its data, or a bundle.
-        loaded: the bundle that is there: long examples are cut as in training.
+        loaded: the bundle that is there: long examples are cut as in training. What training refused or left out
+            is judged, as long as it fits into a batch.
         data: other data, or None.
 
     Raises:
         InputError: a bundle, and no data.
     """
-    batch = {"max_length": loaded.max_length, "over_long": loaded.over_long}
-    if loaded.max_length is not None:
-        batch["tokens"] = loaded.max_length  # room for one is enough
+    batch: dict[str, Any] = {}
+    if loaded.max_length is not None and loaded.over_long in ("split", "truncate"):
+        tokens = max(loaded.max_length, Batching.tokens)
+        batch = {"max_length": loaded.max_length, "over_long": loaded.over_long, "tokens": tokens}
     config: dict[str, Any] = {"batch": batch, "loader": {}, "seed": 0}
     if (run / "config.yaml").exists():
         config = stored_config(run)
@@ -186,18 +190,20 @@ def _overrides(run: str | Path) -> list[str]:
     return list(read_facts(path).get("overrides", [])) if (path / "run.json").exists() else []
 
 
-def _typed(command: Command, known: Iterable[str]) -> list[str]:
+def _typed(command: Command, known: Iterable[str], choices: bool = True) -> list[str]:
     """The dotted keys that were typed, besides words that are known already.
 
     "tokenizer@form.target_tokenizer=words" is about what stands behind the @. A choice such as "experiment=scan_simple"
-    stands nowhere in the configuration and may be about all of it.
+    stands nowhere in the configuration and may be about all of it; without `choices` it is left out.
     """
     typed: list[str] = []
     for word in set(command.overrides) - set(known):
         group, _, package = word.partition("=")[0].lstrip("+~").partition("@")
         key = package.rpartition(":")[2] or group.replace("/", ".")
-        about_all = group in command.choices and key.partition(".")[0] not in command.config
-        typed += list(command.config) if about_all else [key]
+        if group not in command.choices or key.partition(".")[0] in command.config:
+            typed.append(key)
+        elif choices and command.choices[group] != "none":
+            typed += list(command.config)
     return typed
 
 

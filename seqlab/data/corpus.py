@@ -31,7 +31,7 @@ from seqlab.errors import DataError, InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
-_FORMAT = 2  # raise it whenever the same text would be stored differently
+_FORMAT = 3  # raise it whenever the same text would be stored differently
 _ROWS_AT_ONCE = 10_000
 
 

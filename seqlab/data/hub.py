@@ -39,7 +39,7 @@ class HubDataset:
     splits        what its splits are called; without one, 10 % of train, chosen by a hash
     columns       the column of each field; one inside a column of objects as `translation.en`
     on_error      what becomes of a row that cannot be used: "raise", or "skip", which counts it
-    max_rejected  the share of all rows that may be skipped
+    max_rejected  the share of a split's rows that may be skipped
 
     Raises:
         InputError: max_rejected is no share; on reading, the data set cannot be had, it has no such split or column,

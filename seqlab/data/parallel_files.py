@@ -28,7 +28,7 @@ class ParallelFiles:
     validation    source and target of this split; without them, 10 % of the pairs, chosen by a hash of the source
     test          likewise
     on_error      what becomes of a pair that cannot be used: "raise", or "skip", which counts it
-    max_rejected  the share of all pairs that may be skipped
+    max_rejected  the share of a split's pairs that may be skipped
 
     Raises:
         InputError: max_rejected is no share, or a split is not given as two; on reading, a file is missing or damaged,

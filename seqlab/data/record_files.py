@@ -28,7 +28,7 @@ class RecordFiles(ABC):
     validation    the same for this split; without it, 10 % of the records under `path`, chosen by a hash
     test          likewise
     on_error      what becomes of a row that cannot be used: "raise", or "skip", which counts it
-    max_rejected  the share of all rows that may be skipped
+    max_rejected  the share of a split's rows that may be skipped
 
     Raises:
         InputError: max_rejected is no share; on reading, a file is missing or damaged, too many of its rows cannot be

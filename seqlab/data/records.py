@@ -158,7 +158,8 @@ def _names(field: str, value: Any) -> list[str]:
 
 def _wrong(field: str, value: Any, expected: str) -> Unusable:
     if value is None:
-        return Unusable(f"null {field}", f"the {field} is null; expected {expected}")
+        unread = f"; data.columns.{field}=false reads none" if field in ("pair", "label") else ""
+        return Unusable(f"null {field}", f"the {field} is null; expected {expected}{unread}")
     kinds = {
         dict: "an object",
         list: "a list",

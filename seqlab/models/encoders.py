@@ -185,8 +185,10 @@ class TransformerEncoder(Encoder):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if min(heads, layers, width) < 1 or width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}, and they and layers={layers} above 0")
+        if layers < 1:
+            raise ValueError(f"layers={layers}: at least 1 is needed")
+        if min(heads, width) < 1 or width % heads:
+            raise ValueError(f"width={width} must be a multiple of heads={heads}, and both above 0")
         _require_width(mlp_width)
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
