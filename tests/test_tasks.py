@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from typing_words import Outcome
 
+from seqlab.bundle import Bundle
+from seqlab.runs import config_for_evaluation
+
 FAST = [
     "model.width=24",
     "schedule.warmup_steps=2",
@@ -94,6 +97,20 @@ def test_long_texts_are_cut_alike_everywhere(verb: Callable[..., Outcome]) -> No
     assert json.loads(out)["loss"] == pytest.approx(trained["loss"], rel=1e-6)
     long, cut = answers(verb, [{"text": "the film was awful fine fine"}, {"text": "the film was"}])
     assert long["probabilities"] == pytest.approx(cut["probabilities"])  # the end mark before it is a token too
+
+
+@pytest.mark.parametrize(
+    ("longest", "policy", "batch"),
+    [
+        (64, "truncate", {"tokens": 2048, "max_length": 64, "over_long": "truncate"}),
+        (3000, "split", {"tokens": 3000, "max_length": 3000, "over_long": "split"}),
+        (64, "error", {}),  # what training refused may be judged
+        (None, None, {}),
+    ],
+)
+def test_a_bundle_is_judged_in_full_batches(longest: int | None, policy: str | None, batch: dict[str, Any]) -> None:
+    loaded: Any = Bundle(None, None, None, longest, policy)  # type: ignore[arg-type]
+    assert config_for_evaluation(Path("none"), loaded, {"data": "any"})["batch"] == {**batch, "streaming": False}
 
 
 def test_several_classes_and_numbers(verb: Callable[..., Outcome]) -> None:
