@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"bundle", "tasks", "models", "layers", "data", "text", "ragged"},
     "configuration": set(),
     "command_line": {"configuration"},
-    "runs": {"training", "command_line", "text", "bundle"},
+    "runs": {"training", "command_line", "text", "bundle", "settings"},
 }
 MAY_IMPORT["experiment"] = {*MAY_IMPORT, "settings"}
 MAY_IMPORT["settings"] = {"instantiate", "training"}
