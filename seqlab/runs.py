@@ -52,11 +52,11 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
         if named and Path(named).resolve() != Path(resume).resolve():
             raise InputError(f"resume={resume} writes to its own folder; drop output_dir={named}")
         stored = stored_config(resume)
-        typed = _typed(command, known=_overrides(resume))
+        known = _overrides(resume)
+        typed, by_itself = _typed(command, known), _typed(command, known, choices=False)
         different = {key: pair for key, pair in _differences(stored, config).items() if _within(key, typed)}
         if different:
             raise InputError(_told(f"resume={resume}: that run was configured otherwise", different))
-        by_itself = _typed(command, known=_overrides(resume), choices=False)
         for section in ("trainer", "loader", "checkpoints"):  # by now, what was typed and differs is free to
             for key in stored[section]:
                 if _within(f"{section}.{key}", by_itself):

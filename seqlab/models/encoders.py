@@ -187,9 +187,7 @@ class TransformerEncoder(Encoder):
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers={layers}: at least 1 is needed")
-        if min(heads, width) < 1 or width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}, and both above 0")
-        _require_width(mlp_width)
+        _require_sizes(width, heads, mlp_width)
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         # A gate has three maps in place of two: 8 / 3 of the width, in steps of 8, make it as large.
@@ -243,11 +241,9 @@ class UniversalEncoder(Encoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if min(heads, width) < 1 or width % heads:
-            raise ValueError(f"width={width} must be a multiple of heads={heads}, and both above 0")
+        _require_sizes(width, heads, mlp_width)
         if ponder_weight < 0:
             raise ValueError(f"ponder_weight={ponder_weight}: expected 0 or more")
-        _require_width(mlp_width)
         scheme = positions(width=width, head_width=width // heads)
         self.embedding = Embedding(vocabulary, width, scheme, dropout)
         mlp_width = mlp_width or 4 * width
@@ -277,6 +273,8 @@ class UniversalEncoder(Encoder):
         return State(tensors[:-1], tensors[-1])
 
 
-def _require_width(mlp_width: int | None) -> None:
+def _require_sizes(width: int, heads: int, mlp_width: int | None) -> None:
+    if min(heads, width) < 1 or width % heads:
+        raise ValueError(f"width={width} must be a multiple of heads={heads}, and both above 0")
     if mlp_width is not None and mlp_width < 1:
         raise ValueError(f"mlp_width={mlp_width}: expected at least 1, or null")

@@ -70,12 +70,17 @@ class TextAndLabel:
         assert texts is not None
         targets = [[] if labels is None else self.target(label, vocabularies) for label in labels or texts]
         usable = [isinstance(target, list) for target in targets]
-        quantities = not all(usable) and labels is not None and _quantities(labels, vocabularies.labels or ())
+        quantities = (
+            self.answer != "number"
+            and labels is not None
+            and not all(usable)
+            and _quantities(labels, vocabularies.labels or ())
+        )
         for row, target in enumerate(targets):
             if isinstance(target, str):
                 assert labels is not None
                 reason = "wrong label" if self.answer == "number" else "unknown label"
-                if self.answer != "number" and quantities:
+                if quantities:
                     target = f"{target}; the classes are {_ADVICE}"
                 rejects.add(origin(records, row), reason if labels[row] else "empty label", target)
         encode, end = vocabularies.tokenizer.encode, vocabularies.tokenizer.end
