@@ -179,9 +179,10 @@ def told(row: Row, data: Path) -> str | None:
 
 def write_table(output: Path, data: Path) -> None:
     """What somebody has written below the table stays."""
-    _, _, below = output.read_text(encoding="utf-8").partition("|---|\n") if output.exists() else ("", "", "")
-    remarks = "".join(line for line in below.splitlines(keepends=True) if not line.startswith("|"))
-    output.write_text(HEAD + "\n".join(filter(None, (told(row, data) for row in ROWS))) + "\n" + remarks, "utf-8")
+    before = output.read_text(encoding="utf-8") if output.exists() else ""
+    _, blank, remarks = before.partition("\n|---")[2].partition("\n\n")
+    rows = "\n".join(filter(None, (told(row, data) for row in ROWS)))
+    output.write_text(f"{HEAD}{rows}\n{blank[1:]}{remarks}", "utf-8")
 
 
 HEAD = """# Published results, run again

@@ -27,3 +27,16 @@ def test_only_of_nothing_prepares_the_data_that_an_experiment_reads(
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "--data", "raw", "--only", "trec6"])
     with pytest.raises(pytest.fail.Exception, match="nothing was to be run"):
         reproduce.main()
+
+
+def test_remarks_below_the_table_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["| scan_simple | 1 |"]
+    monkeypatch.setattr(reproduce, "told", lambda row, data: rows[0] if row.experiment == "scan_simple" else None)
+    output, remarks = tmp_path / "results.md", "\n- a remark\n\n| a table | of its own |\n|---|---|\n| 1 | 2 |\n"
+    reproduce.write_table(output, tmp_path)
+    assert output.read_text() == f"{reproduce.HEAD}{rows[0]}\n"
+    output.write_text(output.read_text() + remarks)
+    rows[0] = "| scan_simple | 2 |"
+    for _ in range(2):
+        reproduce.write_table(output, tmp_path)
+        assert output.read_text() == f"{reproduce.HEAD}{rows[0]}\n{remarks}"
