@@ -49,10 +49,12 @@ def job(command: Command) -> None:
     device = experiment.choose_device(asked.device)
     loaded.task.model.to(device)
     experiment.choose_decoding(loaded.task, asked.decoding)
-    task = in_precision(loaded.task, asked.precision or config.get("precision", "float32"))
+    precision = asked.precision or config.get("precision", "float32")
+    task = in_precision(loaded.task, precision)
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
-    about = {"run": str(run), "split": asked.split, "rows": rows, "conditions": getattr(task, "conditions", {})}
+    conditions = getattr(task, "conditions", {})
+    about = {"run": str(run), "split": asked.split, "precision": precision, "conditions": conditions, "rows": rows}
     text = valid_json.dumps({**about, **metrics}, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())

@@ -201,6 +201,7 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
         assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
     assert [one["conditions"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
     assert greedy["conditions"] == json.loads(Path("run/run.json").read_text())["conditions"]
+    assert greedy["precision"] == "float32"
     assert greedy["conditions"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
     assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]

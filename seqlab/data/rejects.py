@@ -32,7 +32,8 @@ class Rejects:
     """Rows that cannot be used: raised at once, or skipped, counted by reason, and refused where they are too many.
 
     on_error   "raise" or "skip"
-    max_share  the share of the rows of a split that may be skipped, from 0 to 1
+    max_share  the share of the rows of a split that may be skipped, from 0 to 1; all that go there count, whether they
+               cannot be read or do not fit the form
     counts     by reason, such as {"not JSON": 3, "no label": 1}
 
     Raises:
@@ -46,6 +47,7 @@ class Rejects:
         self.counts: dict[str, int] = {}
         self._settled: dict[str, int] = {}  # what `counts` were
         self._first = ""  # since then
+        self._left_out: dict[str, int] = {}  # of each split, until then
 
     @property
     def total(self) -> int:
@@ -74,7 +76,7 @@ class Rejects:
         """Once all `read` rows of a split, good and bad, have been seen: about those noted since this was last called.
 
         Raises:
-            InputError: too large a share of them was skipped.
+            InputError: too large a share was skipped, with those that were left out of this split before.
         """
         new = {reason: count - self._settled.get(reason, 0) for reason, count in self.counts.items()}
         rejected, first = sum(new.values()), self._first
@@ -83,6 +85,9 @@ class Rejects:
             return
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in new.items() if count)
         told = f"in {split}, {rejected:,} of {read:,} rows cannot be used ({reasons}), the first of them {first}"
-        if rejected / read > self.max_share:
-            raise InputError(f"{told}; that is more than data.max_rejected={self.max_share}")
+        before = self._left_out.get(split, 0)
+        self._left_out[split] = before + rejected
+        if (before + rejected) / (before + read) > self.max_share:
+            also = f", with {before:,} left out before," if before else ""
+            raise InputError(f"{told}; that is{also} more than data.max_rejected={self.max_share}")
         logger.warning("left out: %s", told)

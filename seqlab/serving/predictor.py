@@ -56,7 +56,8 @@ class Predictor:
         )
         longest, room = int(examples.lengths.max()), getattr(self.task.model, "max_length", None)
         if room is not None and longest > room:
-            raise InputError(f"an item has {longest} tokens, and this model knows {room} positions: cut it")
+            number = int(examples.lengths.argmax()) + 1
+            raise InputError(f"item {number} has {longest} tokens, and this model knows {room} positions: cut it")
         device = next(self.task.model.parameters()).device
         told: dict[int, dict[str, Any]] = {}
         plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, longest), 1, None, 0)

@@ -35,6 +35,17 @@ def test_the_share_itself_is_allowed(hundredths: int) -> None:
     rejects.settle(100, "train")
 
 
+def test_what_was_left_out_of_a_split_before_counts_too() -> None:
+    rejects = Rejects("skip", 0.1)
+    for read in (100, 92):  # first they are read, then those that could be are looked at by the form
+        for _ in range(8):
+            rejects.add("a.csv, line 3", "reason", "what is wrong")
+        if read == 100:
+            rejects.settle(read, "train")
+    with pytest.raises(InputError, match=r"in train, 8 of 92 rows .* with 8 left out before, more than"):
+        rejects.settle(92, "train")
+
+
 def test_nothing_wrong_and_nothing_read() -> None:
     Rejects().settle(0, "test")
     for share in (-0.1, 10):
