@@ -38,7 +38,7 @@ def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> It
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     none = False
-                    yield _item(line, f"input={source}, line {number}", record)
+                    yield _item(line.removesuffix(b"\n"), f"input={source}, line {number}", record)
     except OSError as error:
         raise InputError(f"input={source} cannot be read: {error.strerror or error}") from error
     if none:

@@ -10,9 +10,11 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import torch
 
 from seqlab import bundle
 from seqlab.bundle import Bundle
+from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.forms.text import Text
 from seqlab.data.plan import make_plan
@@ -41,17 +43,23 @@ def load(path: Path | str, trust: str | Collection[str] = (), device: str = "aut
     return Predictor(loaded)
 
 
+class TooLongError(InputError):
+    """An item has more tokens than the model knows positions."""
+
+
 @dataclass(frozen=True, eq=False)
 class Asked:
     """An item that has been read.
 
     record  its fields
     row     of a prepared table
+    given   how many tokens it has
     tokens  how many of them the model reads
     """
 
     record: Mapping[str, Any]
     row: pa.Table
+    given: int
     tokens: int
 
 
@@ -107,11 +115,9 @@ class Predictor:
             raise InputError(f"top_k={top_k}: {wrong}; drop it")
         first = 0
         for window in _windows(items):
-            asked, problem = self._read_first(window, first)
+            asked, problem = self.read_first(window, first)
             for answer in self.answers(asked, decoding, seed, first):
-                if top_k is not None:
-                    answer["probabilities"] = dict(islice(answer["probabilities"].items(), top_k))
-                yield answer
+                yield answer if top_k is None else likeliest(answer, top_k)
             if problem is not None:
                 raise problem
             first += len(window)
@@ -125,7 +131,7 @@ class Predictor:
         """The items as the model reads them.
 
         Raises:
-            InputError: an item is too long for the model.
+            TooLongError: an item is too long for the model.
             ValueError: an item is of another kind.
         """
         records = [self.form.record(item) for item in items]
@@ -135,11 +141,45 @@ class Predictor:
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
         rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
         lengths = rows.column("length").to_pylist()
-        if self.longest is not None:
-            lengths = [min(length, self.longest) for length in lengths]
-        if self.room is not None and max(lengths) > self.room:
-            raise InputError(f"{counted(max(lengths), 'token')}, and this model knows {self.room} positions: cut it")
-        return [Asked(record, rows.slice(i, 1), lengths[i]) for i, record in enumerate(records)]
+        most = min(max(lengths), self.longest or max(lengths))
+        if self.room is not None and most > self.room:
+            raise TooLongError(f"{counted(most, 'token')}, and this model knows {self.room} positions: cut it")
+        return [
+            Asked(record, rows.slice(i, 1), length, min(length, most))
+            for i, (record, length) in enumerate(zip(records, lengths, strict=True))
+        ]
+
+    def read_first(
+        self, items: Sequence[Mapping[str, Any]], first: int = 0
+    ) -> tuple[list[Asked], InputError | ValueError | None]:
+        """The items up to the first that cannot be read, and why it cannot; its number counts on from `first`."""
+        try:
+            return self.read(items), None
+        except (InputError, ValueError):
+            asked = []
+            for number, item in enumerate(items, start=first + 1):
+                try:
+                    asked += self.read([item])
+                except (InputError, ValueError) as error:
+                    return asked, type(error)(f"item {number}: {error}")
+            raise  # all can be read, one by one
+
+    def batch(self, asked: Sequence[Asked]) -> Batch:
+        """These, in their order, on the model's device."""
+        examples = self.examples(asked)
+        batch = examples.batch(range(len(examples)))
+        return batch.select(torch.argsort(batch.ids)).to(self.device)
+
+    def examples(self, asked: Sequence[Asked]) -> Examples:
+        """These, as a split."""
+        rows = pa.concat_tables([one.row for one in asked]).combine_chunks()
+        table = datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
+        return Examples(table, self.longest, "truncate")
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return next(self.task.model.parameters()).device
 
     def answers(
         self, asked: Sequence[Asked], decoding: Decoding | None = None, seed: int = 0, first: int = 0
@@ -147,33 +187,20 @@ class Predictor:
         """What the model says to each; `first` is the place of the first one, by which what is drawn is seeded."""
         if not asked:
             return []
-        rows = pa.concat_tables([one.row for one in asked]).combine_chunks()
-        table = datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
-        examples = Examples(table, self.longest, "truncate")
+        examples = self.examples(asked)
         told: dict[int, dict[str, Any]] = {}
         plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, int(examples.lengths.max())), 1, None, 0)
-        device = next(self.task.model.parameters()).device
         for i in range(len(plan)):
             batch = examples.batch(plan[i])
-            answers = self.task.answer(replace(batch, ids=batch.ids + first).to(device), decoding, seed)
+            answers = self.task.answer(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
                 told[example] = self.form.told(answer, asked[example].record, self.vocabularies)
         return [told[example] for example in range(len(asked))]
 
-    def _read_first(
-        self, window: Sequence[Mapping[str, Any]], first: int
-    ) -> tuple[list[Asked], InputError | ValueError | None]:
-        """The items up to the first that cannot be read, and why it cannot."""
-        try:
-            return self.read(window), None
-        except (InputError, ValueError):
-            asked = []
-            for number, item in enumerate(window, start=first + 1):
-                try:
-                    asked += self.read([item])
-                except (InputError, ValueError) as error:
-                    return asked, type(error)(f"item {number}: {error}")
-            raise  # all can be read, one by one
+
+def likeliest(answer: Mapping[str, Any], top_k: int) -> dict[str, Any]:
+    """An answer with the probabilities of so many classes only, which stand likeliest first."""
+    return {**answer, "probabilities": dict(islice(answer["probabilities"].items(), top_k))}
 
 
 def _windows(items: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
