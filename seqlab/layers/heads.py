@@ -6,7 +6,8 @@ loss and, where gradients are wanted, at once what the chunk adds to every gradi
 
 Heads that answer with labels, these and `CRFHead`, are called alike: `loss(hidden, targets_T, lengths)` sums over rows,
 `lengths` [B] saying how many targets each example has; `probabilities(hidden, lengths)` and, of tags, `decode(hidden,
-lengths)` and `likelihoods(hidden, lengths, tags)` are for people. A head to which each row is a world of its own needs no lengths.
+lengths)` and `likelihoods(hidden, lengths, tags)` are for people. A head to which each row is a world of its own needs
+no lengths.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Continuous batching: whoever wants text written joins between two steps, and leaves when it is written.
 
 This is the loop of `seqlab/models/decoding.py` (Yu et al. 2022, section 3.2) over a queue that has no end. Here each
-prompt also brings its own settings. What is written for a prompt is, up to rounding, what `generate` writes for it alone.
+prompt also brings its own settings. What is written for a prompt is, up to rounding, what `generate` writes for it
+alone.
 """
 
 from __future__ import annotations

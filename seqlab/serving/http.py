@@ -348,8 +348,8 @@ async def stream(service: Service, job: Job, head: Mapping[str, Any]) -> AsyncIt
     try:
         while (token := await asyncio.wait_for(tokens.get(), service.limits.deadline_s)) is not None:
             written.append(token)
-            text = service.predictor.vocabularies.written.decode(written)
-            if not text.endswith("\ufffd") and text.startswith(told):  # else half of a character
+            text = settled(service.predictor.vocabularies.written.decode(written))
+            if len(text) > len(told) and text.startswith(told):
                 yield event({**head, "choices": [choice(text[len(told) :], None)]})
                 told = text
         (best, *_) = job.answer.result()
@@ -360,6 +360,12 @@ async def stream(service: Service, job: Job, head: Mapping[str, Any]) -> AsyncIt
         raise Refused(503, "no answer before the deadline", **{"retry-after": "1"}) from error
     finally:
         job.abandon()
+
+
+def settled(text: str) -> str:
+    """What more bytes will not change: three at the end may be the beginning of a character."""
+    unsure = min(3, len(text) - len(text.rstrip("\ufffd")))
+    return text[: len(text) - unsure]
 
 
 async def chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from seqlab.models.hypothesis import Hypothesis
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -44,6 +47,11 @@ class Metrics:
         """One more batch."""
         self.items.observe(items)
         self.tokens.observe(tokens)
+
+    def answered(self, answer: Future[list[Hypothesis]]) -> None:
+        """One more text is written."""
+        if not answer.cancelled() and answer.exception() is None:
+            self.written.inc(sum(len(hypothesis.tokens) for hypothesis in answer.result()))
 
     def text(self) -> bytes:
         """What Prometheus reads."""

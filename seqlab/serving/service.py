@@ -131,8 +131,10 @@ class Service:
         if self.decoding is None:
             return Job(asked, asked.tokens, deadline=deadline)
         how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
-        prompt = continuous.Prompt(asked, how, seeds_of_place(seed, place))
-        return Job(prompt, asked.tokens, how.width, deadline)
+        prompt = continuous.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
+        job = Job(prompt, asked.tokens, how.width, deadline)
+        job.answer.add_done_callback(self.metrics.answered)
+        return job
 
     def how(self, given: Mapping[str, Any]) -> Decoding:
         """The model's decoding with some settings changed.
@@ -179,8 +181,3 @@ class Service:
             return answer(asked)
 
         return counted
-
-
-def seeds_of_place(seed: int, place: int) -> int:
-    """As `Predictor.predict` seeds the item in this place."""
-    return seed + 1_000_003 * place
