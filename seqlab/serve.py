@@ -56,12 +56,7 @@ def job(command: Command) -> None:
     loaded.task.model.to(choose_device(asked.device))
     service = Service(Predictor(loaded), batching, limits, asked.name or Path(asked.run).resolve().name)
     service.warm_up()
-    listening = listen(asked.host, asked.port)
-    host, port = listening.getsockname()[:2]
-    print(
-        f"serving {service.name} ({service.task}) at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True
-    )
-    serve(service, listening)
+    serve(service, listen(asked.host, asked.port))
 
 
 def main() -> None:

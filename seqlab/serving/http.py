@@ -107,20 +107,24 @@ def application(service: Service) -> ASGIApp:
 
     @app.get("/live")
     async def live() -> dict[str, str]:
+        """Whether the process lives."""
         return {"status": "live"}
 
     @app.get("/ready")
     async def ready() -> Response:
+        """Whether it accepts requests; 503 while it shuts down."""
         if service.queue.closed or not service.thread.is_alive():
             raise Refused(503, "not ready")
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        """Counters, for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/about")
     async def about() -> dict[str, Any]:
+        """The model's name and task, and an item to try it with."""
         example = json.loads(service.predictor.form.example())
         return {"task": service.task, "name": service.name, "example": example, "writes": service.decoding is not None}
 
@@ -154,6 +158,7 @@ def application(service: Service) -> ASGIApp:
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
+            """Its one model."""
             return {"object": "list", "data": [{"id": service.name, "object": "model", "owned_by": "seqlab"}]}
 
         @app.post("/v1/completions", openapi_extra=body_of(Completion, {"prompt": "Return the", "max_tokens": 16}))

@@ -53,6 +53,14 @@ class Server(uvicorn.Server):
         late.daemon = True
         late.start()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """From now on it answers, and heeds signals."""
+        await super().startup(sockets)
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            print(f"serving {self.service.name} ({self.service.task}) at {at}", flush=True)
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
         self.should_exit |= self.service.queue.closed and not self.service.queue.unanswered
@@ -73,6 +81,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(service: Service, listening: socket.socket) -> None:
-    """Answers until a signal ends it."""
+    """Says where it listens, and answers until a signal ends it."""
     service.start()
     asyncio.run(Server(service).serve([listening]))

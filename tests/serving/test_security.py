@@ -206,7 +206,9 @@ def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_
 
 
 def test_no_source_loads_what_can_be_executed() -> None:
-    dangerous = re.compile(r"weights_only\s*=\s*False|pickle\.loads?\(|torch\.load\(|yaml\.load\(|\beval\(|\bexec\(")
+    dangerous = re.compile(
+        r"weights_only\s*=\s*False|pickle\.loads?\(|(?<!safetensors\.)torch\.load\(|yaml\.load\(|\beval\(|\bexec\("
+    )
     allowed = re.compile(r"\.eval\(\)")
     found = {
         str(path.relative_to(REPOSITORY)): match
@@ -219,10 +221,10 @@ def test_no_source_loads_what_can_be_executed() -> None:
 def test_a_served_model_ends_with_the_signal(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "seqlab.serve", f"run={folder}", "port=0", "threads=1"]
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert re.match(r"serving bundle \(Classification\) at http://127\.0\.0\.1:\d+\n", process.stdout.readline())
-    begin = time.monotonic()
-    process.terminate()
-    assert process.wait(20) == 0
-    assert time.monotonic() - begin < 10
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.match(r"serving bundle \(Classification\) at http://127\.0\.0\.1:\d+\n", process.stdout.readline())
+        begin = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - begin < 10
