@@ -22,7 +22,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,24 @@ def server(given: argparse.Namespace) -> None:
 def texts_of(predictor: Predictor, number: int) -> list[str]:
     """Texts of 1 to 512 tokens, the end mark that begins them among these."""
     tokenizer, draw = predictor.vocabularies.tokenizer, random.Random(0)
-    words = "a film that is as good as it is long and then some more of it ".split()
+    words = [
+        "a",
+        "film",
+        "that",
+        "is",
+        "as",
+        "good",
+        "as",
+        "it",
+        "is",
+        "long",
+        "and",
+        "then",
+        "some",
+        "more",
+        "of",
+        "it",
+    ]
     ids = tokenizer.encode([" ".join(draw.choices(words, k=4 * LONGEST))])[0]
     starts = [draw.randrange(len(ids) - LONGEST) for _ in range(number)]
     return [tokenizer.decode(ids[start : start + draw.randint(0, LONGEST - 1)]) for start in starts]
@@ -80,8 +96,8 @@ async def ask(port: int, content: dict[str, Any], leave: bool = False) -> tuple[
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         body = json.dumps(content).encode()
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+        lines = ["POST /predict HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()
         if leave:
             return 0, {}, b""

@@ -309,7 +309,7 @@ def body_of(kind: type[BaseModel], example: Any) -> dict[str, Any]:
 async def answers(service: Service, jobs: Sequence[Job], request: Request) -> list[Any]:
     """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
     enqueue(service, jobs)
-    waiting = asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
+    waiting = asyncio.ensure_future(all_of(jobs))
     gone = asyncio.ensure_future(leaves(request))
     try:
         await asyncio.wait((waiting, gone), timeout=service.limits.deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -322,9 +322,13 @@ async def answers(service: Service, jobs: Sequence[Job], request: Request) -> li
         raise Refused(503, "no answer before the deadline", **{"retry-after": "1"}) from error
     finally:
         gone.cancel()
+        waiting.cancel()
         for job in jobs:
             job.abandon()  # those that are answered do not mind
-        waiting.cancel()
+
+
+async def all_of(jobs: Sequence[Job]) -> list[Any]:
+    return await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
 
 
 def enqueue(service: Service, jobs: Sequence[Job]) -> None:

@@ -32,7 +32,6 @@ def ask(page: Browser, port: int, text: str) -> None:
     page.run(f"document.querySelector('textarea').value = {text!r}; {ASKED}.click()")
 
 
-@pytest.mark.slow
 def test_the_page_shows_what_each_task_answers(page: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
     attack = "<img src=x onerror=alert(1)> film"
     with serving(bundles["classification"]) as served:
