@@ -68,24 +68,7 @@ def server(given: argparse.Namespace) -> None:
 def texts_of(predictor: Predictor, number: int) -> list[str]:
     """Texts of 1 to 512 tokens, the end mark that begins them among these."""
     tokenizer, draw = predictor.vocabularies.tokenizer, random.Random(0)
-    words = [
-        "a",
-        "film",
-        "that",
-        "is",
-        "as",
-        "good",
-        "as",
-        "it",
-        "is",
-        "long",
-        "and",
-        "then",
-        "some",
-        "more",
-        "of",
-        "it",
-    ]
+    words = ["a", "film", "that", "is", "as", "good", "as", "it", "is", "long", "and", "then", "some", "more"]
     ids = tokenizer.encode([" ".join(draw.choices(words, k=4 * LONGEST))])[0]
     starts = [draw.randrange(len(ids) - LONGEST) for _ in range(number)]
     return [tokenizer.decode(ids[start : start + draw.randint(0, LONGEST - 1)]) for start in starts]

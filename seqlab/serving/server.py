@@ -43,15 +43,22 @@ class Server(uvicorn.Server):
             )
         )
         self.service = service
+        self.late: threading.Timer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal, or another."""
         if self.service.queue.closed:
             os._exit(128 + sig)
         self.service.close()
-        late = threading.Timer(self.service.limits.drain_s, os._exit, (1,))  # not by the loop, which may be stuck too
-        late.daemon = True
-        late.start()
+        self.late = threading.Timer(self.service.limits.drain_s, os._exit, (1,))  # the loop may be stuck too
+        self.late.daemon = True
+        self.late.start()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until a signal has been heeded."""
+        await super().serve(sockets)
+        if self.late is not None:
+            self.late.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From now on it answers, and heeds signals."""

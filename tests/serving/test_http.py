@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import socket as socket_module
@@ -89,7 +90,7 @@ def test_completions_streamed_or_not_are_one_text(writer: Served) -> None:
     assert writer.get("/v1/models").json["data"][0]["id"] == "tiny"
 
 
-def test_who_leaves_is_computed_no_more(writer: Served) -> None:
+def test_who_leaves_is_computed_no_more(writer: Served, caplog: pytest.LogCaptureFixture) -> None:
     for stream in (False, True):
         asked = json.dumps({"prompt": "a", "max_tokens": 3000, "temperature": 100, "stream": stream}).encode()
         with writer.connect() as connection:
@@ -99,6 +100,8 @@ def test_who_leaves_is_computed_no_more(writer: Served) -> None:
         begin = time.monotonic()
         until(lambda: writer.service.queue.unanswered == 0)
         assert time.monotonic() - begin < 5
+    gc.collect()
+    assert caplog.text == ""
 
 
 @given(st.text(), st.binary(max_size=6))
