@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ pytest.importorskip("tornado", reason="tornado, by which the browser is told wha
 
 from browser import CHROMIUM, Browser, browser
 from served import serving
+
+from seqlab.models.decoding import Decoding
 
 if CHROMIUM is None:
     pytest.skip("no Chromium here", allow_module_level=True)
@@ -26,9 +29,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield one
 
 
-def ask(page: Browser, port: int, text: str) -> None:
+def ask(page: Browser, port: int, text: str, **settings: float) -> None:
     page.open(f"http://127.0.0.1:{port}/")
     page.wait(f"!!{ASKED}")
+    for name, value in settings.items():
+        page.run(f"document.querySelector('[name={name}]').value = {value}")
     page.run(f"document.querySelector('textarea').value = {text!r}; {ASKED}.click()")
 
 
@@ -53,9 +58,10 @@ def test_the_page_shows_what_each_task_answers(page: Browser, bundles: dict[str,
         page.wait("document.querySelectorAll('#answer .given').length == 3")
         page.screenshot(tmp_path / "seq2seq.png")
     with serving(bundles["language_modeling"]) as served:
-        ask(page, served.port, attack)
-        page.wait(f"{SHOWN}.length > {len(attack) + 20}")
-        assert page.run(SHOWN).startswith(attack)
+        (right,) = served.service.predictor.predict([{"text": attack}], Decoding(100))
+        assert right["continuation"]
+        ask(page, served.port, attack, temperature=0)
+        page.wait(f"{SHOWN} === {json.dumps(attack + right['continuation'])}")
         page.screenshot(tmp_path / "language_modeling.png")
         page.run("document.querySelector('[name=max_tokens]').value = 100000; " + f"{ASKED}.click()")
         assert page.wait("document.querySelector('.wrong')?.textContent") == "max_tokens: at most 512"
