@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqlab.ragged import Layout, Ragged
+    from seqlab.serving.predictor import load
 
 __version__ = "0.1.0"
-__all__ = ["Layout", "Ragged", "__version__"]
+__all__ = ["Layout", "Ragged", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`seqlab.Ragged` and `seqlab.Layout`, loaded late: `--help` must not wait for torch."""
+    """`seqlab.Ragged`, `seqlab.Layout` and `seqlab.load`, loaded late: `--help` must not wait for torch."""
     if name in ("Layout", "Ragged"):
         from seqlab import ragged
 
         return getattr(ragged, name)
+    if name == "load":
+        from seqlab.serving import predictor
+
+        return predictor.load
     raise AttributeError(f"module 'seqlab' has no attribute {name!r}")

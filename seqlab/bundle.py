@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seqlab.data.forms.form import Form
@@ -31,6 +35,11 @@ from seqlab.tasks.task import Task
 from seqlab.text.vocabularies import Vocabularies
 
 FORMAT_VERSION = 2
+
+# All that a bundle may consist of, besides model.json.
+FILES = (
+    "model.safetensors", "tokenizer.json", "target_tokenizer.json", "labels.json", "words.json", "README.md",
+)  # fmt: skip
 
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
@@ -167,26 +176,49 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     """
     folder = find(path)
     try:
-        description = json.loads((folder / "model.json").read_bytes())
+        description = json.loads(_content(folder / "model.json"))
         if description["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format is {description['format_version']}, this seqlab reads {FORMAT_VERSION}")
         task_node, form_node, end_tokens = (description[key] for key in ("task", "form", "end_tokens"))
-        for name, digest in description["sha256"].items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+        digests = description["sha256"]
+        if strange := [name for name in (*digests, *end_tokens) if name not in FILES]:
+            raise ValueError(f"it has no place for a file {strange[0]!r}")
+        for name in FILES:
+            if name in digests and hashlib.sha256(_content(folder / name)).hexdigest() != digests[name]:
                 raise ValueError(f"{name} is not the file that was written")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if name not in digests and os.path.lexists(folder / name):
+                raise ValueError(f"{name} does not belong to it")
+        with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
+            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
     vocabularies = Vocabularies.load(folder, end_tokens)
     form = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
-    task = build(_resolved(task_node, trust, folder), facts(form, vocabularies), trust)
+    specification, known = _resolved(task_node, trust, folder), facts(form, vocabularies)
+    if not trust:  # what is described may be too large to be made; the user's own code need not know this device
+        with torch.device("meta"):
+            _require_shapes(build(specification, known), shapes, folder)
+    task = build(specification, known, trust)
+    _require_shapes(task, shapes, folder)
     weights = safetensors.torch.load_file(folder / "model.safetensors")
-    tensors = distinct_tensors(task.model)
-    if {name: tensor.shape for name, tensor in tensors.items()} != {name: w.shape for name, w in weights.items()}:
-        raise InputError(f"the bundle {folder} is damaged: its weights do not fit the model it describes")
-    for name, tensor in tensors.items():
+    for name, tensor in distinct_tensors(task.model).items():
         tensor.data.copy_(weights[name])
     task.model.eval()
     return Bundle(task, form, vocabularies, description.get("max_length"), description.get("over_long"))
+
+
+def _content(path: Path) -> bytes:
+    """What a plain file holds: nothing is read that a link leads to, nor waited for in a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path.name} is no plain file")
+        return file.read()
+
+
+def _require_shapes(task: Task, shapes: Mapping[str, torch.Size], folder: Path) -> None:
+    if {name: tensor.shape for name, tensor in distinct_tensors(task.model).items()} != shapes:
+        raise InputError(f"the bundle {folder} is damaged: its weights do not fit the model it describes")
 
 
 def facts(form: Form, vocabularies: Vocabularies) -> dict[str, Any]:

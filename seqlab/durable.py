@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from seqlab.errors import InputError
 
@@ -25,12 +28,29 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Puts content in place of whatever `path` held; a reader sees the old file or the new one, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of whatever `path` held when all is written; where that fails, it goes.
+
+    A reader sees the old file or the new one, never a part.
+    """
     beside = path.with_name(f".{path.name}.tmp")
-    write_file(beside, content)
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     os.replace(beside, path)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts content in place of whatever `path` held."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def require_place(path: Path) -> None:

@@ -26,6 +26,7 @@ class Asked:
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
     from seqlab import bundle, experiment, runs, valid_json
+    from seqlab.device import choose_device
     from seqlab.durable import replace_file, require_place
     from seqlab.instantiate import read_settings
     from seqlab.training.evaluate import evaluate
@@ -46,7 +47,7 @@ def job(command: Command) -> None:
         facts = {"source": corpus.source}
         runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")
     experiment.require_positions(loaded.task, loaders)
-    device = experiment.choose_device(asked.device)
+    device = choose_device(asked.device)
     loaded.task.model.to(device)
     experiment.choose_decoding(loaded.task, asked.decoding)
     precision = asked.precision or config.get("precision", "float32")

@@ -24,6 +24,7 @@ from seqlab.data.loader import Loader
 from seqlab.data.source import SPLITS
 from seqlab.data.streamed import Beginning, Streamed
 from seqlab.data.windows import Windows
+from seqlab.device import choose_device
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.layers.kernels import kernels
@@ -230,23 +231,6 @@ def require_room(longest: int, limit: int | None, name: str) -> None:
         raise InputError(
             f"the longest sequence has {longest} tokens, {name}={limit}: raise it, or lower batch.max_length"
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is an accelerator where there is one.
-
-    Raises:
-        InputError: torch knows no such device, or has none here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"device={name} cannot be used: {reason}; choose device=cpu or device=auto") from error
-    return device
 
 
 def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:

@@ -4,12 +4,15 @@ What is read of a line, and what is added to it, is the task's: {"text": "Return
 language model, {"text": "A fine film."} a "label" by a classifier, and so does {"text": "Is it far?", "pair": "Two
 miles."} by one of pairs; {"words": ["Ann", "ran"]} "tags" by a tagger, and {"source": "walk twice"} a "target" by a
 model from sequence to sequence. Whatever else a line holds is passed through.
+
+Answers come as the lines are read, of which some thousand are held at a time. A file appears when all is answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,16 @@ class Asked:
     trust: str | list[str] | None = None
     device: str = "auto"
     seed: int = 1
+    top_k: int | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 def job(command: Command) -> None:
-    """Reads everything, then writes everything: bad input leaves no half output."""
+    """Answers as it reads. Bad input leaves no half file behind; what was printed before it stays."""
     from seqlab import bundle, valid_json
-    from seqlab.durable import replace_file, require_place
-    from seqlab.experiment import choose_decoding, choose_device
+    from seqlab.device import choose_device
+    from seqlab.durable import replacing, require_place
+    from seqlab.experiment import choose_decoding
     from seqlab.instantiate import read_settings
     from seqlab.serving.json_lines import read_items, require_other
     from seqlab.serving.predictor import Predictor
@@ -44,15 +49,18 @@ def job(command: Command) -> None:
         require_other(asked.input, Path(asked.output))
     loaded = bundle.load(asked.run, command.trust)
     choose_decoding(loaded.task, asked.decoding)
-    items = read_items(asked.input, loaded.form.record)
     loaded.task.model.to(choose_device(asked.device))
-    answers = Predictor(loaded).predict(items, seed=asked.seed)
-    pairs = zip(items, answers, strict=True)
-    lines = "".join(valid_json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for item, answer in pairs)
+    items, read = tee(read_items(asked.input, loaded.form.record))  # which holds what is not yet answered
+    answers = Predictor(loaded).stream(read, seed=asked.seed, top_k=asked.top_k)
+    pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
+    lines = (valid_json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for answer, item in pairs)
     if asked.output is None:
-        print(lines, end="", flush=True)
-    else:
-        replace_file(Path(asked.output), lines.encode())
+        for line in lines:
+            print(line, end="", flush=True)
+        return
+    with replacing(Path(asked.output)) as file:
+        for line in lines:
+            file.write(line.encode())
 
 
 def main() -> None:

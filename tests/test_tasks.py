@@ -79,6 +79,7 @@ def test_classes(verb: Callable[..., Outcome]) -> None:
     told = answers(verb, [{"text": "the film was awful", "id": 7}, {"text": ""}, {"text": "fine"}])
     assert [told[0]["id"], told[0]["label"], told[2]["label"]] == [7, "neg", "pos"]
     assert sum(told[1]["probabilities"].values()) == pytest.approx(1)
+    assert answers(verb, [{"text": "fine"}], "top_k=1")[0]["probabilities"].keys() == {"pos"}
     alone = answers(verb, [{"text": "", "pair": "fine"}])[0]["probabilities"]
     assert answers(verb, [{"text": "x"}, {"text": "", "pair": "fine"}])[1]["probabilities"] == pytest.approx(alone)
     assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
@@ -178,10 +179,12 @@ def test_tags(verb: Callable[..., Outcome]) -> None:
     assert json.loads(Path("run/summary.json").read_text())["test"]["f1"] > 0.95
     text, words = answers(verb, [{"text": "Ann Smith saw Rome."}, {"words": ["Rome", "saw", "Ann", "Smith"]}])
     assert text["words"] == ["Ann", "Smith", "saw", "Rome", "."]
+    assert min(span.pop("probability") for one in (text, words) for span in one["spans"]) > 0.5
     assert text["spans"][:2] == [
         {"type": "PER", "words": [0, 2], "characters": [0, 9]},
         {"type": "LOC", "words": [3, 4], "characters": [14, 18]},
     ]
+    assert len(text["probabilities"]) == 5
     assert words["tags"] == ["S-LOC", "O", "B-PER", "E-PER"]
     assert words["spans"] == [{"type": "LOC", "words": [0, 1]}, {"type": "PER", "words": [2, 4]}]
 

@@ -75,15 +75,38 @@ class CRFHead(Head):
 
     @torch.jit.export
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:
-        """[T, C]: of each tag, over all allowed paths (forward-backward)."""
+        """[T, C]: of each tag, over all allowed paths."""
+        x_TC, until_TC, from_TC = self.both_ways(hidden_TD, lengths)
+        return (until_TC + from_TC - x_TC).softmax(1)
+
+    @torch.jit.unused
+    def likelihoods(self, hidden_TD: Tensor, lengths: Tensor, tags_T: Tensor) -> tuple[Tensor, Tensor]:
+        """[T] each: the probability of these tags, and of each given the one before it; the first has none before it.
+
+        The field is a Markov chain: a span's tags together have the probability of its first one times those of the
+        others, given the ones before. The tags must be allowed.
+        """
+        x_TC, until_TC, from_TC = self.both_ways(hidden_TD, lengths)
+        tags_T1 = tags_T.unsqueeze(1)
+        p_T = (until_TC + from_TC - x_TC).softmax(1).gather(1, tags_T1).squeeze(1)
+        inside = (positions_of(lengths) > 0).to(tags_T.device)
+        before_T = tags_T.roll(1)
+        after_T = (from_TC - x_TC).gather(1, tags_T1).squeeze(1).roll(1)  # of the row before: all that may follow it
+        pairs_T = self.allowed()[0][before_T, tags_T] + from_TC.gather(1, tags_T1).squeeze(1) - after_T
+        return p_T, torch.where(inside, pairs_T.exp(), p_T)
+
+    def both_ways(self, hidden_TD: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[T, C] each: the scores of the rows alone, and the logs of the sums over all paths to and from there
+        (forward-backward), which both count them."""
         index, inverse, longest, widths = time_major_of(lengths)
         mirror = reversed_rows(lengths[longest]).to(hidden_TD.device)
         x_TC = at_least_float32(self.scores(hidden_TD.index_select(0, index.to(hidden_TD.device))))
         transitions, start, end = self.allowed()
         until_TC = prefix_scores(x_TC, transitions, start, widths)
-        # Backward is forward on turned sequences; both count the row's own scores.
+        # Backward is forward on turned sequences.
         from_TC = prefix_scores(x_TC.index_select(0, mirror), transitions.t(), end, widths).index_select(0, mirror)
-        return (until_TC + from_TC - x_TC).softmax(1).index_select(0, inverse.to(hidden_TD.device))
+        inverse = inverse.to(hidden_TD.device)
+        return x_TC.index_select(0, inverse), until_TC.index_select(0, inverse), from_TC.index_select(0, inverse)
 
     @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ loss and, where gradients are wanted, at once what the chunk adds to every gradi
 
 Heads that answer with labels, these and `CRFHead`, are called alike: `loss(hidden, targets_T, lengths)` sums over rows,
 `lengths` [B] saying how many targets each example has; `probabilities(hidden, lengths)` and, of tags, `decode(hidden,
-lengths)` are for people. A head to which each row is a world of its own needs no lengths.
+lengths)` and `likelihoods(hidden, lengths, tags)` are for people. A head to which each row is a world of its own needs
+no lengths.
 """
 
 from __future__ import annotations
@@ -202,6 +203,12 @@ class SoftmaxHead(Head):
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[T, D] to [T, C], adding up to 1."""
         return at_least_float32(self.scores(hidden_TD)).softmax(1)
+
+    @torch.jit.unused
+    def likelihoods(self, hidden_TD: Tensor, lengths: Tensor | None, tags_T: Tensor) -> tuple[Tensor, Tensor]:
+        """[T] each: see `CRFHead.likelihoods`; here a tag does not depend on the one before it."""
+        p_T = self.probabilities(hidden_TD).gather(1, tags_T.unsqueeze(1)).squeeze(1)
+        return p_T, p_T
 
     @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:

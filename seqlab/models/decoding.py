@@ -96,12 +96,17 @@ class Decodable(Protocol):
     def step(self, tokens_B: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
-class Search(Protocol):
-    """Who goes on, and how. Rows of the batch belong to prompts that run, `len` of them."""
+class Chooser(Protocol):
+    """Who goes on, and how: of scores, a row for each that runs, the rows that go on, and the token each goes on by."""
+
+    def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class Search(Chooser, Protocol):
+    """A chooser for prompts that are known before; `len` of them run."""
 
     def __len__(self) -> int: ...
     def join(self, prompts: Tensor) -> None: ...
-    def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]: ...
     def results(self) -> list[list[Hypothesis]]: ...
 
 
@@ -151,35 +156,62 @@ def generate(
     else:
         how = (decoding.temperature, decoding.top_k, decoding.top_p, decoding.length_penalty)
         search = Sampling(end, limits, seeds if drawing else None, *how)
-    running = len(prompts) if at_once is None else max(1, at_once // decoding.width)
+    most = len(prompts) if at_once is None else max(1, at_once // decoding.width)
     training = model.training
     model.train(False)
     try:
-        _search(model, prompts, search, running, state)
+        waiting = nothing_read(model, prompts) if state is None else state
+        running = Running(model, search, prompts.device, waiting)
+        queue = torch.argsort(prompts.lengths, stable=True)  # equal lengths side by side are read as one block
+        while len(search) or len(queue):
+            free = most - len(search)
+            new, queue = queue[:free], queue[free:]
+            if len(new):
+                search.join(new)
+                running.step(prompts.select(new), waiting.select(new))
+            else:
+                running.step()
     finally:
         model.train(training)
     return search.results()
 
 
-def _search(model: Decodable, prompts: Ragged, search: Search, most: int, waiting: Any) -> None:
-    """The loop; `most` prompts run, `waiting` is the state of all before they are read."""
-    if waiting is None:
-        nothing = Ragged(prompts.values[:0], Layout(torch.zeros_like(prompts.lengths)))
-        _, waiting = model(nothing)
-    queue = torch.argsort(prompts.lengths, stable=True)  # equal lengths side by side are read as one block
-    rows, tokens_B = queue[:0], queue[:0]
-    state = waiting
-    while len(search) or len(queue):
-        state, tokens_B = state.select(rows), tokens_B.to(prompts.device)
-        free = most - len(search)
-        new, queue = queue[:free], queue[free:]
-        if len(new):
-            search.join(new)
-            last = Ragged(tokens_B, Layout(torch.ones(len(rows), dtype=torch.int64)))
-            read = Ragged.cat([last, prompts.select(new)])
-            hidden, state = model(read, type(state).cat([state, waiting.select(new)]))
-            hidden_BD = hidden.values[(read.offsets[1:] - 1).to(prompts.device)]
+def nothing_read(model: Decodable, prompts: Ragged) -> Any:
+    """The state of a model that has read nothing yet, a row for each prompt."""
+    return model(Ragged(prompts.values[:0], Layout(torch.zeros_like(prompts.lengths))))[1]
+
+
+class Running:
+    """Hypotheses that run side by side: in each step they all go on by a token, and prompts join that have waited.
+
+    Args:
+        model: in evaluation mode.
+        chooser: whom a prompt has joined before it joins here.
+        device: of the tokens that are read.
+        state: any of the model's, none of whose rows will be used; None: as the first prompts bring it.
+    """
+
+    def __init__(self, model: Decodable, chooser: Chooser, device: torch.device, state: Any = None) -> None:
+        self.model, self.chooser, self.device, self.state = model, chooser, device, state
+        self.rows = self.tokens_B = torch.empty(0, dtype=torch.int64)  # who goes on, and by what
+
+    def step(self, prompts: Ragged | None = None, states: Any = None) -> None:
+        """One pass of the model: over the last token of those that run, and all tokens of the prompts that join.
+
+        Args:
+            prompts: have joined the search since the last step; None: nobody has.
+            states: of the model, a row for each of these, before it reads them.
+        """
+        state = (states if self.state is None else self.state).select(self.rows)
+        tokens_B = self.tokens_B.to(self.device)
+        if prompts is not None:
+            last = Ragged(tokens_B, Layout(torch.ones(len(self.rows), dtype=torch.int64)))
+            read = Ragged.cat([last, prompts])
+            hidden, self.state = self.model(read, type(state).cat([state, states]))
+            hidden_BD = hidden.values[(read.offsets[1:] - 1).to(self.device)]
         else:
-            hidden_BD, state = model.step(tokens_B, state)
-        scores_BV = model.head.scores(hidden_BD)
-        rows, tokens_B = search.advance(scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32)))
+            hidden_BD, self.state = self.model.step(tokens_B, state)
+        scores_BV = self.model.head.scores(hidden_BD)
+        self.rows, self.tokens_B = self.chooser.advance(
+            scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32))
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def require_other(source: str, output: Path) -> None:
         raise InputError(f"output={output} is the input itself: choose another output")
 
 
-def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, or of standard input for "-"; blank lines are skipped.
+def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, or of standard input for "-", as they are read; blank lines are skipped.
 
     Args:
         record: raises ValueError, with what is expected, on an object that it cannot read.
@@ -31,29 +32,31 @@ def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> li
     Raises:
         InputError: the file cannot be read, or a line is no such object; names file and line.
     """
+    none = True
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    none = False
+                    yield _item(line.removesuffix(b"\n"), f"input={source}, line {number}", record)
     except OSError as error:
         raise InputError(f"input={source} cannot be read: {error.strerror or error}") from error
-    items = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-            json.dumps(item, ensure_ascii=False).encode()  # half a surrogate pair can be read, and not be written
-        except UnicodeEncodeError as error:
-            raise InputError(f"input={source}, line {number}: not valid Unicode ({error})") from error
-        except json.JSONDecodeError as error:
-            raise InputError(f"input={source}, line {number}: {not_json(error)}") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"input={source}, line {number}: not JSON ({error})") from error
-        try:
-            record(item if isinstance(item, dict) else {})
-        except ValueError as error:
-            hint = ARRAY if isinstance(item, list) else ""
-            raise InputError(f"input={source}, line {number}: {error}{hint}") from error
-        items.append(item)
-    if not items:
+    if none:
         raise InputError(f'input={source} holds no line; expected one object, such as {{"text": "..."}}, per line')
-    return items
+
+
+def _item(line: bytes, place: str, record: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
+    try:
+        item = json.loads(line)
+        json.dumps(item, ensure_ascii=False).encode()  # half a surrogate pair can be read, and not be written
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: not valid Unicode ({error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place}: {not_json(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error})") from error
+    try:
+        record(item if isinstance(item, dict) else {})
+    except ValueError as error:
+        raise InputError(f"{place}: {error}{ARRAY if isinstance(item, list) else ''}") from error
+    return item

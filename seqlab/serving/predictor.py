@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+import torch
 
+from seqlab import bundle
 from seqlab.bundle import Bundle
+from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.forms.text import Text
 from seqlab.data.plan import make_plan
 from seqlab.data.rejects import Rejects
-from seqlab.errors import InputError
+from seqlab.device import choose_device
+from seqlab.errors import InputError, counted
 from seqlab.models.decoding import Decoding
 
 TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it
+ITEMS_AT_ONCE = 1024  # among so many, those of similar length are answered together; this bounds how far is read ahead
+
+
+def load(path: Path | str, trust: str | Collection[str] = (), device: str = "auto") -> Predictor:
+    """A trained model, ready to answer.
+
+    Args:
+        path: a bundle, or the run folder that holds one.
+        trust: a module of your own whose classes the bundle may name, or several.
+        device: "auto" is an accelerator where there is one.
+
+    Raises:
+        InputError: there is no bundle, it is damaged, it names code that is not trusted, or there is no such device.
+    """
+    loaded = bundle.load(path, {trust} if isinstance(trust, str) else trust)
+    loaded.task.model.to(choose_device(device))
+    return Predictor(loaded)
+
+
+class TooLongError(InputError):
+    """An item has more tokens than the model knows positions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """An item that has been read.
+
+    record  its fields
+    row     of a prepared table
+    given   how many tokens it has
+    tokens  how many of them the model reads
+    """
+
+    record: Mapping[str, Any]
+    row: pa.Table
+    given: int
+    tokens: int
 
 
 class Predictor:
@@ -27,9 +71,15 @@ class Predictor:
         # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
         cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
         self.longest = bundle.max_length if cuts else None
+        self.room: int | None = getattr(self.task.model, "max_length", None)
+        self.task.model.eval()
 
     def predict(
-        self, items: Sequence[Mapping[str, Any]], decoding: Decoding | None = None, seed: int = 0
+        self,
+        items: Iterable[Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        seed: int = 0,
+        top_k: int | None = None,
     ) -> list[dict[str, Any]]:
         """What the model says to each item, such as {"label": "positive", ...} to {"text": "A fine film."}.
 
@@ -40,9 +90,48 @@ class Predictor:
         Args:
             items: what `form.record` reads.
             decoding: how to write; None: as the model was trained to be judged.
+            seed: of what is drawn.
+            top_k: of classes, tell the probabilities of the so many likeliest; None: of all.
 
         Raises:
-            InputError: an item is too long for the model.
+            InputError: an item is too long for the model, or `top_k` does not fit it.
+            ValueError: an item is of another kind.
+        """
+        return list(self.stream(items, decoding, seed, top_k))
+
+    def stream(
+        self,
+        items: Iterable[Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        seed: int = 0,
+        top_k: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The answers of `predict`, as they come. No more than 1024 items are read ahead, and held.
+
+        Where reading an item raises, all before it are answered first.
+        """
+        if top_k is not None and (top_k < 1 or not self.tells_classes):
+            wrong = "expected at least 1, or null" if top_k < 1 else "this model tells no probabilities of classes"
+            raise InputError(f"top_k={top_k}: {wrong}; drop it")
+        first = 0
+        for window in _windows(items):
+            asked, problem = self.read_first(window, first)
+            for answer in self.answers(asked, decoding, seed, first):
+                yield answer if top_k is None else likeliest(answer, top_k)
+            if problem is not None:
+                raise problem
+            first += len(window)
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether answers hold the probabilities of classes."""
+        return self.vocabularies.labels is not None and "tags" not in self.form.fields
+
+    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
+        """The items as the model reads them.
+
+        Raises:
+            TooLongError: an item is too long for the model.
             ValueError: an item is of another kind.
         """
         records = [self.form.record(item) for item in items]
@@ -51,20 +140,81 @@ class Predictor:
         known = dict.fromkeys(name for record in records for name in record if name in (*self.form.fields, "pair"))
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
         rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
-        examples = Examples(
-            datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked"), self.longest, "truncate"
-        )
-        longest, room = int(examples.lengths.max()), getattr(self.task.model, "max_length", None)
-        if room is not None and longest > room:
-            number = int(examples.lengths.argmax()) + 1
-            raise InputError(f"item {number} has {longest} tokens, and this model knows {room} positions: cut it")
-        device = next(self.task.model.parameters()).device
+        lengths = rows.column("length").to_pylist()
+        most = min(max(lengths), self.longest or max(lengths))
+        if self.room is not None and most > self.room:
+            raise TooLongError(f"{counted(most, 'token')}, and this model knows {self.room} positions: cut it")
+        return [
+            Asked(record, rows.slice(i, 1), length, min(length, most))
+            for i, (record, length) in enumerate(zip(records, lengths, strict=True))
+        ]
+
+    def read_first(
+        self, items: Sequence[Mapping[str, Any]], first: int = 0
+    ) -> tuple[list[Asked], InputError | ValueError | None]:
+        """The items up to the first that cannot be read, and why it cannot; its number counts on from `first`."""
+        try:
+            return self.read(items), None
+        except (InputError, ValueError):
+            asked = []
+            for number, item in enumerate(items, start=first + 1):
+                try:
+                    asked += self.read([item])
+                except (InputError, ValueError) as error:
+                    return asked, type(error)(f"item {number}: {error}")
+            raise  # all can be read, one by one
+
+    def batch(self, asked: Sequence[Asked]) -> Batch:
+        """These, in their order, on the model's device."""
+        examples = self.examples(asked)
+        batch = examples.batch(range(len(examples)))
+        return batch.select(torch.argsort(batch.ids)).to(self.device)
+
+    def examples(self, asked: Sequence[Asked]) -> Examples:
+        """These, as a split."""
+        rows = pa.concat_tables([one.row for one in asked]).combine_chunks()
+        table = datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
+        return Examples(table, self.longest, "truncate")
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return next(self.task.model.parameters()).device
+
+    def answers(
+        self, asked: Sequence[Asked], decoding: Decoding | None = None, seed: int = 0, first: int = 0
+    ) -> list[dict[str, Any]]:
+        """What the model says to each; `first` is the place of the first one, by which what is drawn is seeded."""
+        if not asked:
+            return []
+        examples = self.examples(asked)
         told: dict[int, dict[str, Any]] = {}
-        plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, longest), 1, None, 0)
-        self.task.model.eval()
+        plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, int(examples.lengths.max())), 1, None, 0)
         for i in range(len(plan)):
             batch = examples.batch(plan[i])
-            answers = self.task.answer(batch.to(device), decoding, seed)
+            answers = self.task.answer(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
-                told[example] = self.form.told(answer, records[example], self.vocabularies)
-        return [told[example] for example in range(len(records))]
+                told[example] = self.form.told(answer, asked[example].record, self.vocabularies)
+        return [told[example] for example in range(len(asked))]
+
+
+def likeliest(answer: Mapping[str, Any], top_k: int) -> dict[str, Any]:
+    """An answer with the probabilities of so many classes only, which stand likeliest first."""
+    return {**answer, "probabilities": dict(islice(answer["probabilities"].items(), top_k))}
+
+
+def _windows(items: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """The items in lists; what was read before an item that raises comes first."""
+    window: list[Mapping[str, Any]] = []
+    try:
+        for item in items:
+            window.append(item)
+            if len(window) == ITEMS_AT_ONCE:
+                yield window
+                window = []
+    except InputError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window

@@ -63,4 +63,8 @@ class LanguageModeling:
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
         """For each text its continuations, best first."""
         how, seeds = decoding or self.decoding, seeds_of(batch, seed)
-        return generate(self.model, batch.tokens, self.end, how, seeds, at_once=ROWS_AT_ONCE)
+        return generate(self.model, self.begin(batch)[0], self.end, how, seeds, at_once=ROWS_AT_ONCE)
+
+    def begin(self, batch: Batch) -> tuple[Ragged, None]:
+        """What is continued, and what the model knows before: nothing."""
+        return batch.tokens, None

@@ -14,6 +14,7 @@ from seqlab.errors import InputError, did_you_mean
 from seqlab.models.decoding import Decoding, generate
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.seq2seq import Seq2Seq
+from seqlab.models.state import Seq2SeqState
 from seqlab.ragged import Layout, Ragged
 from seqlab.tasks.metrics.text import Bleu, ChrF, ExactMatch
 from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, perplexity, seeds_of, terms_of
@@ -98,9 +99,18 @@ class SequenceToSequence:
 
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
         """For each example what was written, best first."""
-        begin = torch.full((len(batch),), self.tokenizer.end, device=batch.tokens.device)
-        prompts = Ragged(begin, Layout(torch.ones(len(batch), dtype=torch.int64)))
+        how, seeds = decoding or self.decoding, seeds_of(batch, seed)
         with torch.no_grad():
-            state = self.model.remember(batch.tokens)
-            how, seeds = decoding or self.decoding, seeds_of(batch, seed)
-            return generate(self.model, prompts, self.tokenizer.end, how, seeds, state, ROWS_AT_ONCE)
+            prompts, state = self.begin(batch)
+        return generate(self.model, prompts, self.end, how, seeds, state, ROWS_AT_ONCE)
+
+    @property
+    def end(self) -> int:
+        """The token that ends what is written."""
+        return self.tokenizer.end
+
+    def begin(self, batch: Batch) -> tuple[Ragged, Seq2SeqState]:
+        """What is continued, and what the model knows before: the source."""
+        begin = torch.full((len(batch),), self.end, device=batch.tokens.device)
+        prompts = Ragged(begin, Layout(torch.ones(len(batch), dtype=torch.int64)))
+        return prompts, self.model.remember(batch.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from seqlab.tasks.metrics.classes import Confusion
 from seqlab.tasks.metrics.spans import SpanScores
 from seqlab.tasks.task import StepOutput, terms_of
 from seqlab.text.tags import OUTSIDE, mark_spans
+
+
+class Tagged(NamedTuple):
+    """Of a sentence, [L] each: the ids of its tags, the probability of each, and of each given the one before it."""
+
+    tags: Tensor
+    probabilities: Tensor
+    given_before: Tensor
 
 
 class Tagging:
@@ -63,9 +72,11 @@ class Tagging:
             figures |= self.spans.read(tallies["spans"])
         return figures
 
-    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Tensor]:
-        """For each sentence the ids of its tags, [L]."""
+    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Tagged]:
+        """For each sentence its tags, and how likely they are."""
         with torch.no_grad():
             hidden, _ = self.hidden(batch)
-            tags = hidden.with_values(self.model.head.decode(hidden.values, hidden.lengths))
-        return [tags_L.cpu() for tags_L in tags.to_list()]
+            tags_W = self.model.head.decode(hidden.values, hidden.lengths)
+            likelihoods = self.model.head.likelihoods(hidden.values, hidden.lengths, tags_W)
+        columns = (hidden.with_values(values.cpu()).to_list() for values in (tags_W, *likelihoods))
+        return [Tagged(*row) for row in zip(*columns, strict=True)]

@@ -104,8 +104,16 @@ def test_tags_and_their_probabilities_are_those_of_all_allowed_paths(bound: bool
         for t in range(len(hidden_LD)):
             tag_of = torch.tensor([path[t] for path in paths])
             probabilities.append(torch.stack([shares[tag_of == tag].sum() for tag in range(3)]))
+        if length := len(hidden_LD):  # a sentence's tags together, as a chain
+            path_L = torch.tensor(tags[-length:])
+            p_L, given_L = head.likelihoods(hidden_LD, torch.tensor([length]), path_L)
+            torch.testing.assert_close(p_L[0] * given_L[1:].prod(), shares.max())
     assert head.decode(hidden_TD, lengths_B).tolist() == tags
     expected = torch.stack(probabilities) if probabilities else torch.zeros(0, 3, dtype=torch.float64)
+    if sum(lengths):
+        chosen_T = torch.tensor(tags)
+        p_T, _ = head.likelihoods(hidden_TD, lengths_B, chosen_T)
+        torch.testing.assert_close(p_T, expected.gather(1, chosen_T.unsqueeze(1)).squeeze(1))
     found = head.probabilities(hidden_TD, lengths_B)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, atol=1e-12)

@@ -110,18 +110,22 @@ class WordsAndTags:
         raise ValueError('expected an object such as {"words": ["Some", "text", "."]}, or {"text": "Some text."}')
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of the tag of each word, [W]. Where tags mark spans these are told too, by their words and, in a text, by
-        their characters."""
+        """Of a `Tagged` sentence: each word's tag with its probability. Where tags mark spans these are told too, by
+        their words and, in a text, by their characters (words that are given one by one lie nowhere), with the
+        probability that their words have these tags."""
         assert vocabularies.labels is not None
-        tags = [vocabularies.labels[tag] for tag in answer.tolist()]
+        tags = [vocabularies.labels[tag] for tag in answer.tags.tolist()]
         words, starts = record.get("words", []), record.get("starts")
-        told: dict[str, Any] = {"tags": tags} if starts is None else {"words": words, "tags": tags}
+        told: dict[str, Any] = {"tags": tags, "probabilities": answer.probabilities.tolist()}
+        told = told if starts is None else {"words": words, **told}
         if mark_spans(vocabularies.labels):
             told["spans"] = []
             for first, end, kind in spans(tags):
                 place: dict[str, Any] = {"type": kind, "words": [first, end]}
                 if starts is not None:
                     place["characters"] = [starts[first], starts[end - 1] + len(words[end - 1])]
+                given = answer.given_before[first + 1 : end].prod()
+                place["probability"] = (answer.probabilities[first] * given).item()
                 told["spans"].append(place)
         return told
 

@@ -1,0 +1,68 @@
+"""python -m seqlab.serve run=PATH [port=8000] [host=127.0.0.1]: the model behind HTTP; see seqlab/serving/http.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqlab.command_line import Command, run_verb
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The settings of this verb."""
+
+    run: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str | None = None
+    trust: str | list[str] | None = None
+    device: str = "auto"
+    threads: int | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    batching: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+def job(command: Command) -> None:
+    """Listens when it can answer, and not before."""
+    import torch
+
+    from seqlab import bundle
+    from seqlab.device import choose_device
+    from seqlab.errors import InputError
+    from seqlab.experiment import choose_decoding
+    from seqlab.instantiate import instantiate, read_settings
+    from seqlab.serving.predictor import Predictor
+
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"serving needs {error.name}, which is not installed: pip install 'seqlab[serve]'") from error
+    from seqlab.serving.server import listen, serve
+    from seqlab.serving.service import Batching, Limits, Service
+
+    asked = read_settings(Asked, command.config)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    batching = instantiate(asked.batching, "batching", target=Batching)
+    limits = instantiate(asked.limits, "limits", target=Limits)
+    loaded = bundle.load(asked.run, command.trust)
+    choose_decoding(loaded.task, asked.decoding)
+    loaded.task.model.to(choose_device(asked.device))
+    service = Service(Predictor(loaded), batching, limits, asked.name or Path(asked.run).resolve().name)
+    service.warm_up()
+    serve(service, listen(asked.host, asked.port))
+
+
+def main() -> None:
+    """The verb, as `python -m seqlab.serve` runs it."""
+    run_verb(job, "serve")
+
+
+if __name__ == "__main__":
+    main()

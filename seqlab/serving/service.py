@@ -1,0 +1,183 @@
+"""A model at the service of many at once: what is asked is read, queued, computed in batches by a thread, and told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
+from typing import Any
+
+from seqlab.errors import InputError
+from seqlab.models.decoding import Decoding
+from seqlab.serving import continuous
+from seqlab.serving.batcher import Job, Queue, answer_batches
+from seqlab.serving.metrics import Metrics
+from seqlab.serving.predictor import Asked, Predictor, TooLongError, likeliest
+
+
+def require_positive(section: str, values: object) -> None:
+    """Whether each number of some settings is more than 0.
+
+    Raises:
+        InputError: with a line for each that is not.
+    """
+    wrong = [f"{section}.{name}={value}: expected more than 0" for name, value in vars(values).items() if value <= 0]
+    if wrong:
+        raise InputError("\n".join(wrong))
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How what is asked is put together.
+
+    tokens   the most tokens of a batch; of texts to be written, of those that join in a step
+    rows     the most items of a batch; of texts to be written, the most hypotheses that run side by side
+    wait_ms  how long an item may wait for company while nothing is computed
+    """
+
+    tokens: int = 8192
+    rows: int = 64
+    wait_ms: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_positive("batching", self)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused.
+
+    body            bytes of a request
+    items           of a request
+    item_tokens     of an item
+    request_tokens  of all items of a request together
+    new_tokens      to be written for an item
+    width           of a beam
+    queue           items that wait; more are refused with status 429
+    connections     at a time; more are refused with status 503
+    deadline_s      until an answer must be there, or, of a stream, its first token
+    read_s          in which a client has to send its request
+    drain_s         in which what was accepted is answered after SIGTERM
+    """
+
+    body: int = 1_000_000
+    items: int = 32
+    item_tokens: int = 4096
+    request_tokens: int = 16384
+    new_tokens: int = 512
+    width: int = 8
+    queue: int = 256
+    connections: int = 1000
+    deadline_s: float = 30.0
+    read_s: float = 5.0
+    drain_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_positive("limits", self)
+
+
+class TooMuchError(Exception):
+    """More was asked than `Limits` allow. The message quotes nothing of it."""
+
+
+class Service:
+    """Answers what is put into `queue`, in a thread, until `close`.
+
+    Args:
+        predictor: the model.
+        batching, limits: see there.
+        name: of the model, as clients know it.
+    """
+
+    def __init__(self, predictor: Predictor, batching: Batching, limits: Limits, name: str = "seqlab") -> None:
+        self.predictor, self.batching, self.limits, self.name = predictor, batching, limits, name
+        self.task = type(predictor.task).__name__
+        decoding = getattr(predictor.task, "decoding", None)
+        self.decoding: Decoding | None = decoding if isinstance(decoding, Decoding) else None
+        self.queue = Queue(limits.queue)
+        self.metrics = Metrics(lambda: len(self.queue), lambda: self.queue.unanswered)
+        self.thread = threading.Thread(target=self._serve, name="model", daemon=True)
+
+    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
+        """The items, tokenised.
+
+        Raises:
+            TooMuchError: there are too many tokens.
+            ValueError: an item is of another kind; the message begins with its number.
+        """
+        asked, problem = self.predictor.read_first(items)
+        if isinstance(problem, TooLongError):
+            raise TooMuchError(str(problem)) from problem
+        if problem is not None:
+            raise ValueError(str(problem)) from problem
+        for number, one in enumerate(asked, start=1):
+            if one.given > self.limits.item_tokens:
+                raise TooMuchError(f"item {number}: more than {self.limits.item_tokens} tokens")
+        if sum(one.given for one in asked) > self.limits.request_tokens:
+            raise TooMuchError(f"more than {self.limits.request_tokens} tokens together")
+        return asked
+
+    def job(self, asked: Asked, decoding: Decoding | None = None, place: int = 0, seed: int = 0) -> Job:
+        """What to put into the queue.
+
+        Args:
+            asked: an item.
+            decoding: how to write, for a model that writes; None: as the model was trained to be judged.
+            place: of the item in its request, by which, and `seed`, what is drawn is seeded.
+        """
+        deadline = monotonic() + self.limits.deadline_s
+        if self.decoding is None:
+            return Job(asked, asked.tokens, deadline=deadline)
+        how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
+        prompt = continuous.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
+        job = Job(prompt, asked.tokens, how.width, deadline)
+        job.answer.add_done_callback(self.metrics.answered)
+        return job
+
+    def how(self, given: Mapping[str, Any]) -> Decoding:
+        """The model's decoding with some settings changed.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        assert self.decoding is not None
+        default = {**asdict(self.decoding), "max_tokens": min(self.decoding.max_tokens, self.limits.new_tokens)}
+        return Decoding(**{**default, **given})
+
+    def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:
+        """An answer, for people."""
+        if self.decoding is not None:
+            return self.predictor.form.told(answer, asked.record, self.predictor.vocabularies)
+        told: dict[str, Any] = answer
+        return told if top_k is None else likeliest(told, top_k)
+
+    def warm_up(self) -> None:
+        """Answers once, that kernels are compiled before anybody waits for them."""
+        item = json.loads(self.predictor.form.example())
+        self.predictor.predict([item], None if self.decoding is None else replace(self.decoding, max_tokens=2))
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self.thread.start()
+
+    def close(self) -> None:
+        """Accepts no more; what was accepted is answered."""
+        self.queue.close()
+
+    def _serve(self) -> None:
+        take = (self.batching.tokens, self.batching.rows, self.batching.wait_ms / 1000)
+        if self.decoding is None:
+            answer_batches(self.queue, self._counted(self.predictor.answers), *take)
+            return
+        task: Any = self.predictor.task
+        begin = self._counted(lambda asked: task.begin(self.predictor.batch(asked)))
+        continuous.write(self.queue, task.model, begin, task.end, self.predictor.device, *take)
+
+    def _counted(self, answer: Callable[[Sequence[Asked]], Any]) -> Callable[[Sequence[Asked]], Any]:
+        def counted(asked: Sequence[Asked]) -> Any:
+            self.metrics.batch(len(asked), sum(one.tokens for one in asked))
+            return answer(asked)
+
+        return counted

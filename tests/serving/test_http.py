@@ -1,0 +1,368 @@
+"""The server: what it answers, what it refuses, and that nobody can hurt it or hear what another asked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import socket as socket_module
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from served import JSON, Reply, Served, reply, serving
+
+import seqlab
+from seqlab.models.decoding import Decoding
+from seqlab.serving import server as server_module
+from seqlab.serving.http import settled
+from seqlab.serving.service import Batching
+
+CANARY = "xyzzy"  # stands in what is sent, and must not in what is refused
+
+
+@pytest.fixture(scope="module")
+def classes(bundles: dict[str, Path]) -> Iterator[Served]:
+    with serving(bundles["classification"], body=20_000, item_tokens=600, request_tokens=1000, read_s=1.0) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def writer(bundles: dict[str, Path]) -> Iterator[Served]:
+    with serving(bundles["language_modeling-transformer"], new_tokens=3000, width=4) as served:
+        yield served
+
+
+def test_answers_are_those_of_the_predictor(classes: Served, bundles: dict[str, Path]) -> None:
+    items = [{"text": "a film", "id": 3}, {"text": "fine", "pair": "film", "id": "x"}, {"text": ""}]
+    expected = seqlab.load(bundles["classification"]).predict(items)
+    found = classes.post("/predict", {"inputs": items})
+    assert (found.status, found.headers["content-type"]) == (200, "application/json")
+    for one, item, right in zip(found.json["outputs"], items, expected, strict=True):
+        assert one.get("id") == item.get("id")
+        assert one["label"] == right["label"]
+        assert one["probabilities"] == pytest.approx(right["probabilities"], abs=1e-6)
+    alone = classes.post("/predict", items[0]).json
+    assert alone["id"] == 3
+    assert alone["probabilities"] == pytest.approx(expected[0]["probabilities"], abs=1e-6)
+    (top,) = classes.post("/predict", {"inputs": items[:1], "top_k": 1}).json["outputs"]
+    assert top["probabilities"].keys() == {top["label"]}
+
+
+def test_what_a_model_writes_is_what_the_predictor_writes(writer: Served, bundles: dict[str, Path]) -> None:
+    predictor = seqlab.load(bundles["language_modeling-transformer"])
+    items = [{"text": "a film"}, {"text": "Zoë"}]
+    for how in ({"max_tokens": 5}, {"max_tokens": 5, "temperature": 0.8}, {"width": 3, "n_best": 2, "max_tokens": 4}):
+        found = writer.post("/predict", {"inputs": items, "decoding": how, "seed": 5})
+        expected = predictor.predict(items, Decoding(**how), seed=5)  # type: ignore[arg-type]
+        assert [one["continuation"] for one in found.json["outputs"]] == [one["continuation"] for one in expected]
+    assert "best" in found.json["outputs"][0]
+
+
+def test_completions_streamed_or_not_are_one_text(writer: Served) -> None:
+    asked = {"prompt": "a film", "seed": 4, "max_tokens": 40, "temperature": 1.5}
+    whole = writer.post("/v1/completions", asked)
+    assert whole.status == 200
+    (choice,) = whole.json["choices"]
+    assert whole.json["usage"]["prompt_tokens"] == 7
+    assert whole.json["model"] == "tiny"
+    streamed = writer.post("/v1/completions", {**asked, "stream": True})
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    *events, end = [part.removeprefix("data: ") for part in streamed.body.decode().strip().split("\n\n")]
+    assert end == "[DONE]"
+    parts = [json.loads(one)["choices"][0] for one in events]
+    assert len(parts) > 1
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert [part["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + [choice["finish_reason"]]
+    many = writer.post("/v1/completions", {**asked, "prompt": ["a film", "b"], "model": "tiny"}).json
+    assert many["choices"][0]["text"] == choice["text"]
+    assert [one["index"] for one in many["choices"]] == [0, 1]
+    assert writer.get("/v1/models").json["data"][0]["id"] == "tiny"
+
+
+def test_who_leaves_is_computed_no_more(writer: Served, caplog: pytest.LogCaptureFixture) -> None:
+    for stream in (False, True):
+        asked = json.dumps({"prompt": "a", "max_tokens": 3000, "temperature": 100, "stream": stream}).encode()
+        with writer.connect() as connection:
+            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: {len(asked)}\r\n\r\n"
+            connection.sendall(head.encode() + asked)
+            until(lambda: writer.service.queue.unanswered == 1)
+        begin = time.monotonic()
+        until(lambda: writer.service.queue.unanswered == 0)
+        assert time.monotonic() - begin < 5
+    gc.collect()
+    assert caplog.text == ""
+
+
+@given(st.text(), st.binary(max_size=6))
+def test_only_the_beginning_of_a_character_is_held_back(text: str, tail: bytes) -> None:
+    written, told = text.encode() + tail, ""
+    for n in range(len(written) + 1):
+        ready = settled(written[:n].decode(errors="replace"))
+        assert ready.startswith(told)
+        assert len(ready) >= len(written[: max(0, n - 3)].decode(errors="ignore")) - 3
+        told = ready
+    assert written.decode(errors="replace").startswith(told)
+
+
+def until(true: Any, seconds: float = 20) -> None:
+    begin = time.monotonic()
+    while not true():
+        assert time.monotonic() - begin < seconds
+        time.sleep(0.005)
+
+
+def body(content: Any) -> tuple[str, ...]:
+    return ("POST", "/predict", content if isinstance(content, str) else json.dumps(content), JSON)
+
+
+HOSTILE: list[tuple[int, tuple[str, ...]]] = [
+    (404, ("GET", f"/{CANARY}")),
+    (404, ("GET", "/../../etc/passwd")),
+    (404, ("GET", "/%2e%2e%2f%2e%2e%2fetc/passwd")),
+    (404, ("GET", "/page/index.html")),
+    (404, ("GET", "/predict/../../x")),
+    (404, ("GET", "/%00")),
+    (404, ("GET", "/..%5c..%5cx")),
+    (404, ("GET", "//etc/passwd")),
+    (404, ("GET", "/v1/models/../../x")),
+    (404, ("POST", "/v1/completions", '{"prompt": "a"}', JSON)),  # of a model that does not write
+    (405, ("GET", "/predict")),
+    (405, ("PUT", "/predict", "{}", JSON)),
+    (405, ("POST", "/live", "{}", JSON)),
+    (405, ("XYZZY", "/predict")),
+    (415, ("POST", "/predict", '{"text": "a"}')),
+    (415, ("POST", "/predict", '{"text": "a"}', f"content-type: text/{CANARY}")),
+    (400, body("")),
+    (400, body(f"{{{CANARY}")),
+    (400, body(f'{{"text": "{CANARY}"')),
+    (400, body('{"text": "a", "score": NaN}')),
+    (400, body('{"text": "a", "score": -Infinity}')),
+    (400, body("[" * 9000 + "]" * 9000)),
+    (400, body('{"a":' * 3000 + "1" + "}" * 3000)),
+    (400, body('{"text": "\\ud800' + CANARY + '"}')),
+    (400, body('{"text": ' + "9" * 9000 + "}")),
+    (422, body([])),
+    (422, body(3)),
+    (422, body("null")),
+    (422, body({"inputs": {}})),
+    (422, body({"inputs": []})),
+    (422, body({"inputs": [CANARY]})),
+    (422, body({"inputs": [{CANARY: 1}]})),
+    (422, body({"inputs": [{"text": 3}] * 32})),
+    (422, body({"inputs": [{"text": "a"}], CANARY: 1})),
+    (422, body({"inputs": [{"text": "a"}], "seed": CANARY})),
+    (422, body({"inputs": [{"text": "a"}], "seed": -1})),
+    (422, body({"inputs": [{"text": "a"}], "seed": True})),
+    (422, body({"inputs": [{"text": "a"}], "top_k": 10**18})),
+    (422, body({"inputs": [{"text": "a"}], "decoding": {"width": 3}})),
+    (422, body({"text": "a", "decoding": {CANARY: 1}})),
+    (422, body({"text": "a", "id": [CANARY]})),
+    (422, body({"text": "a", "id": "x" * 201})),
+    (413, body({"inputs": [{"text": "a"}] * 33})),
+    (413, body({"inputs": [CANARY] * 2000})),
+    (413, body({"text": CANARY * 200})),
+    (413, body({"inputs": [{"text": CANARY * 80}] * 3})),
+    (413, body({"text": CANARY * 10_000})),
+]  # fmt: skip
+RAW = [
+    (413, f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: {10**12}\r\n\r\n{CANARY}".encode()),
+    (
+        413,
+        f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        + f"{0x1000:x}\r\n{CANARY[0] * 0x1000}\r\n".encode() * 9,
+    ),
+    (431, b"GET / HTTP/1.1\r\nhost: x\r\nx: " + CANARY.encode() * 200_000 + b"\r\n\r\n"),
+    (400, f"GET / HTTP/1.1\r\n{CANARY}\r\n\r\n".encode()),
+    (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
+    (400, b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"),
+]
+
+
+def refused(found: Reply | None, status: int) -> None:
+    assert found is not None
+    assert found.status == status, found
+    assert len(found.body) <= 4096
+    assert CANARY not in found.body.decode()
+    assert b"Traceback" not in found.body
+
+
+def test_hostile_requests_get_their_status_and_leave_no_trace(
+    classes: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    normal = {"inputs": [{"text": "a film", "id": 1}]}
+    before = classes.post("/predict", normal).body
+    memory = psutil.Process().memory_info().rss
+    for status, (method, path, *rest) in HOSTILE:
+        found = classes.ask(method, path, *rest)
+        assert found.status == status, (method, path, rest[:1], found)
+        refused(found, status)
+    for status, data in RAW:
+        refused(classes.raw(data), status)
+    assert psutil.Process().memory_info().rss - memory < 50e6
+    assert classes.post("/predict", normal).body == before
+    assert CANARY not in caplog.text
+    assert CANARY not in classes.get("/metrics").body.decode()
+
+
+def test_what_a_writer_refuses(writer: Served) -> None:
+    for status, content in (
+        (422, {"prompt": 3}),
+        (422, {"prompt": []}),
+        (422, {"prompt": "a", "n": 2}),
+        (422, {"prompt": "a", CANARY: 1}),
+        (422, {"prompt": "a", "temperature": -1}),
+        (422, {"prompt": ["a", "b"], "stream": True}),
+        (413, {"prompt": ["a"] * 33}),
+        (413, {"prompt": "a", "max_tokens": 3001}),
+        (404, {"prompt": "a", "model": f"../{CANARY}"}),
+    ):
+        refused(writer.post("/v1/completions", content), status)
+    refused(writer.post("/predict", {"text": "a", "decoding": {"width": 5}}), 413)
+    refused(writer.post("/predict", {"text": "a", "decoding": {"n_best": 2}}), 422)
+
+
+def test_a_defect_of_ours_is_told_by_its_place(
+    classes: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(classes.service.predictor, "read", broken)
+    found = classes.post("/predict", {"text": CANARY})
+    refused(found, 500)
+    monkeypatch.undo()
+    monkeypatch.setattr(classes.service, "told", broken)
+    refused(classes.post("/predict", {"text": CANARY}), 500)
+    assert "in broken" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served) -> None:
+    process = psutil.Process()
+    before = process.num_fds()
+    slow = [
+        b"POST /predict HTT",
+        b"",
+        f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: 99\r\n\r\n{{".encode(),
+    ]
+    begin, connections = time.monotonic(), [classes.connect() for _ in range(12)]
+    idle = classes.connect()
+    idle.sendall(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert reply(idle) is not None
+    ends: dict[int, float] = {}
+
+    def drip(number: int, connection: socket_module.socket) -> None:
+        try:
+            for byte in slow[number % 3]:
+                connection.sendall(bytes([byte]))
+            for _ in range(100):
+                connection.sendall(b"a" if number % 3 != 1 else b"")
+                connection.settimeout(0.1)
+                try:
+                    if connection.recv(1) == b"":
+                        break
+                except TimeoutError:
+                    pass
+        except OSError:
+            pass
+        ends[number] = time.monotonic() - begin
+
+    threads = [threading.Thread(target=drip, args=pair) for pair in enumerate([*connections, idle])]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert classes.post("/predict", {"text": "a"}).status == 200
+    for connection in (*connections, idle):
+        connection.close()
+    assert len(ends) == 13
+    assert max(ends.values()) < 1 + 1 + 1  # read_s, and some for a busy machine
+    assert min(ends.values()) > 0.5
+    until(lambda: process.num_fds() <= before + 1)
+
+
+def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Path]) -> None:
+    predictor = seqlab.load(bundles["classification"])
+    texts = ["film " * (i % 40) for i in range(300)]
+    alone = predictor.predict([{"text": text} for text in texts])
+    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8) as served:
+        depths, sizes = list[int](), list[float]()
+        examples = served.service.predictor.examples
+
+        def slowly(asked: Any) -> Any:
+            depths.append(len(served.service.queue))
+            sizes.append(sum(one.tokens for one in asked))
+            time.sleep(0.005)
+            return examples(asked)
+
+        served.service.predictor.examples = slowly  # type: ignore[method-assign]
+        with ThreadPoolExecutor(24) as pool:
+            found = list(pool.map(lambda i: served.post("/predict", {"text": texts[i], "id": i}), range(300)))
+        statuses = [one.status for one in found]
+        assert set(statuses) == {200, 429}
+        for i, one in enumerate(found):
+            if one.status == 200:
+                assert one.json["id"] == i
+                assert one.json["probabilities"] == pytest.approx(alone[i]["probabilities"], abs=1e-5)
+            else:
+                assert int(one.headers["retry-after"]) >= 1
+        assert max(depths) <= 8
+        assert max(sizes) <= 400
+        assert len(sizes) < statuses.count(200)  # some shared a batch
+        assert served.metric("seqlab_unanswered_items") == 0
+        assert served.metric('seqlab_requests_total{route="/predict",status="429"}') == statuses.count(429)
+
+
+def test_health_metrics_and_pages_need_no_internet(classes: Served) -> None:
+    assert classes.get("/live").json == {"status": "live"}
+    assert classes.get("/ready").json == {"status": "ready"}
+    assert classes.get("/about").json["task"] == "Classification"
+    assert b"# TYPE seqlab_requests_total counter" in classes.get("/metrics").body
+    paths = classes.get("/openapi.json").json["paths"]
+    assert {"/predict", "/live", "/ready", "/metrics"} <= paths.keys()
+    for path in ("/", "/docs"):
+        found = classes.get(path)
+        assert found.status == 200
+        assert not re.search(rb"(src|href)\s*=\s*.?(https?:)?//|@import|url\(", found.body)
+
+
+def test_drained_it_answers_what_it_accepted_and_nothing_new(bundles: dict[str, Path]) -> None:
+    with serving(bundles["language_modeling"], new_tokens=4000) as served, ThreadPoolExecutor(6) as pool:
+        long = {"text": "a", "decoding": {"max_tokens": 3000, "temperature": 50}}
+        begun = [pool.submit(served.post, "/predict", long) for _ in range(6)]
+        until(lambda: served.service.queue.unanswered == 6)
+        assert served.get("/ready").status == 200
+        served.server.handle_exit(15, None)
+        assert served.get("/ready").status == 503
+        assert served.get("/live").status == 200
+        refused(served.post("/predict", {"text": CANARY}), 503)
+        assert [one.result(60).status for one in begun] == [200] * 6
+        served.thread.join(10)
+        assert not served.thread.is_alive()
+
+
+def test_a_model_that_is_stuck_does_not_hold_the_process(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, stuck = list[int](), threading.Event()
+    monkeypatch.setattr(server_module.os, "_exit", left.append)
+    with serving(bundles["classification"], drain_s=0.3) as served, ThreadPoolExecutor(1) as pool:
+        served.service.predictor.examples = lambda asked: stuck.wait(20)  # type: ignore[method-assign]
+        waiting = pool.submit(served.post, "/predict", {"text": "a"})
+        until(lambda: served.service.queue.unanswered == 1)
+        served.server.handle_exit(15, None)
+        until(lambda: left == [1], 5)
+        served.server.handle_exit(15, None)  # again: at once
+        assert left == [1, 143]
+        stuck.set()
+        assert waiting.result(20).status == 500

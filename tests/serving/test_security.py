@@ -1,0 +1,230 @@
+"""Nothing that a bundle holds is executed, and nothing outside of it is opened, whoever loads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from typing_words import REPOSITORY, Outcome
+
+import seqlab
+from seqlab.errors import InputError
+
+events: list[tuple[str, tuple[Any, ...]]] | None = None
+
+
+def hook(name: str, arguments: tuple[Any, ...]) -> None:
+    if events is not None and name in ("open", "os.system", "subprocess.Popen", "exec", "import"):
+        events.append((name, arguments))
+
+
+sys.addaudithook(hook)
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
+    """What Python does meanwhile."""
+    global events
+    events = []
+    try:
+        yield events
+    finally:
+        events = None
+
+
+def outside(seen: list[tuple[str, tuple[Any, ...]]], root: Path) -> list[str]:
+    """Files of this folder's surroundings that were opened: not those of Python itself."""
+    opened = [os.path.abspath(a[0]) for name, a in seen if name == "open" and isinstance(a[0], str | os.PathLike)]
+    ours = (str(root), str(REPOSITORY), sys.prefix, sys.base_prefix)
+    return [path for path in opened if not path.startswith(ours)]
+
+
+@pytest.fixture
+def folder(bundles: dict[str, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundles["classification"], tmp_path / "root" / "bundle"))
+
+
+def put(folder: Path, name: str, content: bytes) -> None:
+    """A file, with the digest that belongs to it: an attacker can count."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(content)
+    change(folder, lambda described: described["sha256"].update({name: hashlib.sha256(content).hexdigest()}))
+
+
+def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    described = json.loads((folder / "model.json").read_text())
+    how(described)
+    (folder / "model.json").write_text(json.dumps(described))
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.canary}",)
+
+
+def pickles(canary: Path) -> Iterator[bytes]:
+    for protocol in (0, 2, 4):
+        yield pickle.dumps(Payload(canary), protocol)
+    file = canary.with_name("saved.pt")
+    for zipped in (True, False):
+        torch.save(Payload(canary), file, _use_new_zipfile_serialization=zipped)
+        yield file.read_bytes()
+    shutil.make_archive(str(canary.with_name("archive")), "tar", canary.parent, "saved.pt")
+    yield canary.with_name("archive.tar").read_bytes()
+
+
+def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    kinds = list(pickles(canary))
+    assert len(kinds) == 6
+    for content in kinds:
+        for name in ("model.safetensors", "tokenizer.json", "labels.json"):
+            whole = Path(shutil.copytree(folder, tmp_path / "root" / "other", dirs_exist_ok=True))
+            put(whole, name, content)
+            with watched() as seen, pytest.raises(InputError):
+                seqlab.load(whole)
+            assert not canary.exists()
+            assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
+            shutil.rmtree(whole)
+
+
+PARTS = [
+    "pathlib:Path.touch", "os:system", "subprocess:run", "builtins:eval", "seqlab.bundle:os.system", "seqlab:load",
+    "seqlab.data.corpus:os.system", "seqlab.instantiate:instantiate", "torch:load", "torch.nn:Module", "pickle:loads",
+    "my_module:MyCell", "functools:partial", "..:x", "", "os.system",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_not_seqlabs_own_is_refused(folder: Path, tmp_path: Path, part: str) -> None:
+    sys.modules.pop("my_module", None)
+    for place in ("cell", "encoder", "form", "_target_"):
+
+        def plant(described: dict[str, Any], place: str = place) -> None:
+            encoder = described["task"]["model"]["encoder"]
+            node = {"part": part, "self": str(tmp_path / "canary"), "command": f"touch {tmp_path / 'canary'}"}
+            if place == "form":
+                described["form"] = node
+            elif place == "_target_":
+                encoder["cell"] = {"_target_": part.replace(":", ".")}
+            else:
+                (encoder if place == "cell" else described["task"]["model"])[place] = node
+
+        whole = Path(shutil.copytree(folder, tmp_path / "root" / place))
+        change(whole, plant)
+        with watched() as seen, pytest.raises(InputError, match=r"not seqlab's own|holds a _target_"):
+            seqlab.load(whole)
+        assert not (tmp_path / "canary").exists()
+        assert "my_module" not in sys.modules
+        assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
+
+
+NAMES = [
+    "../secret", "../../root/secret", "/etc/passwd", "/dev/zero", "..\\secret", "%2e%2e%2fsecret", "a/../../secret",
+    "\0", "secret\0.json", ".", "", "//etc/passwd", "~/secret", "model.safetensors/", "./model.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_cannot_leave_the_bundle(folder: Path, name: str) -> None:
+    (folder.parent / "secret").write_text("secret")
+    for key in ("sha256", "end_tokens"):
+        whole = Path(shutil.copytree(folder, folder.with_name(key)))
+        change(whole, lambda described, key=key: described[key].update({name: "0"}))  # type: ignore[misc]
+        begin = time.monotonic()
+        with watched() as seen, pytest.raises(InputError, match="no place for a file"):
+            seqlab.load(whole)
+        assert outside(seen, whole) == []
+        assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "device", "folder", "unlisted"])
+@pytest.mark.parametrize("name", ["model.safetensors", "labels.json", "model.json"])
+def test_only_plain_files_are_read(folder: Path, kind: str, name: str) -> None:
+    secret = folder.parent / "secret"
+    shutil.copy(folder / name, secret)
+    (folder / name).unlink()
+    if kind == "link":
+        (folder / name).symlink_to(secret)
+    elif kind == "device":
+        (folder / name).symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    elif name == "labels.json":
+        shutil.copy(secret, folder / name)
+        change(folder, lambda described: described["sha256"].pop(name))
+    begin = time.monotonic()
+    with watched() as seen, pytest.raises(InputError):
+        seqlab.load(folder)
+    assert str(secret) not in outside(seen, folder)
+    assert time.monotonic() - begin < 2
+
+
+def test_what_is_described_as_giant_is_not_made(folder: Path) -> None:
+    def grow(described: dict[str, Any]) -> None:
+        described["task"]["model"]["encoder"]["width"] = 10**5
+
+    change(folder, grow)
+    memory = psutil.Process().memory_info().rss
+    with pytest.raises(InputError, match="its weights do not fit the model it describes"):
+        seqlab.load(folder)
+    assert psutil.Process().memory_info().rss - memory < 50e6
+    header = json.dumps({"a": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}).encode()
+    put(folder, "model.safetensors", len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="is damaged"):
+        seqlab.load(folder)
+    assert psutil.Process().memory_info().rss - memory < 50e6
+
+
+@pytest.mark.parametrize("verb_name", ["predict", "evaluate", "serve"])
+def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_name: str, folder: Path) -> None:
+    put(folder, "model.safetensors", pickle.dumps(Payload(folder / "canary")))
+    words = {"predict": ["input=-"], "evaluate": ["data=text", "data.path=x"], "serve": ["port=0"]}[verb_name]
+    code, out, err = verb(verb_name, f"run={folder}", *words)
+    assert (code, out) == (2, "")
+    assert "is damaged" in err
+    assert not (folder / "canary").exists()
+
+
+def test_no_source_loads_what_can_be_executed() -> None:
+    dangerous = re.compile(
+        r"weights_only\s*=\s*False|pickle\.loads?\(|(?<!safetensors\.)torch\.load\(|yaml\.load\(|\beval\(|\bexec\("
+    )
+    allowed = re.compile(r"\.eval\(\)")
+    found = {
+        str(path.relative_to(REPOSITORY)): match
+        for path in (REPOSITORY / "seqlab").rglob("*.py")
+        if (match := dangerous.search(allowed.sub("", path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
+
+
+def test_a_served_model_ends_with_the_signal(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "seqlab.serve", f"run={folder}", "port=0", "threads=1"]
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert re.match(r"serving bundle \(Classification\) at http://127\.0\.0\.1:\d+\n", process.stdout.readline())
+        begin = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - begin < 10
