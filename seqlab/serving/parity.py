@@ -101,7 +101,8 @@ def cases(longest: int, room: int | None, shortest: int = 0) -> list[list[int]]:
     knows only so many positions ends; alone, alike, and mixed, with one very long among short ones."""
     draw = random.Random(0)
     most = 4 * longest if room is None else min(4 * longest, room)
-    longest, one = min(longest, most), max(shortest, 1)
+    one = max(shortest, 1)
+    longest = max(min(longest, most), one)
     asked = [[one], [longest], [most], [max(longest // 2, one)] * 3]
     for size in SEQUENCES:
         limit = max(one, min(most, 2 * TOKENS // size))
