@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
     if isinstance(bundle.task.model, Tagger):
         pieces = [_words_of(length, draw) for length in lengths]
         words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
-        extras["pieces"] = Ragged(torch.tensor(sum(pieces, []), dtype=torch.int64), words)
+        extras["pieces"] = Ragged(torch.tensor([*chain.from_iterable(pieces)], dtype=torch.int64), words)
         if facts["word_vocabulary"] is not None:
             extras["words"] = numbers(facts["word_vocabulary"], words)
     if isinstance(bundle.task.model, Seq2Seq):

@@ -90,9 +90,10 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     try:
         with deprecated():
             return torch.jit.script(module)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # of many kinds, as TorchScript meets what it does not know
         raise InputError(
-            f"TorchScript cannot compile {_culprit(module)}, so format=torchscript is not for this model:\n{str(error).strip()}"
+            f"TorchScript cannot compile {_culprit(module)}, so format=torchscript is not for this model:\n"
+            f"{str(error).strip()}"
         ) from error
 
 

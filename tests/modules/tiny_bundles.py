@@ -13,7 +13,7 @@ from torch import nn
 from seqlab.bundle import Bundle
 from seqlab.data.forms.text import Text
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
-from seqlab.layers.positions import RelativePositions, RotaryPositions
+from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell
 from seqlab.layers.word_vectors import WordVectors
 from seqlab.models.classifier import Classifier
@@ -31,6 +31,7 @@ LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 VOCABULARIES = Vocabularies(Characters().train(["abcdefgh"]), labels=LABELS, words=("ab", "cd", "ef"))
 V = len(VOCABULARIES.tokenizer)
 
+KNOWN_PLACES = partial(LearnedPositions, max_length=64)  # of tokens: none beyond, and each has its own
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "tanh": TanhCell, "mingru": MinGRUCell, "minlstm": MinLSTMCell, "my": MyCell}
 ENCODERS: dict[str, Callable[[bool], Encoder]] = {
     **{
@@ -38,7 +39,7 @@ ENCODERS: dict[str, Callable[[bool], Encoder]] = {
         for name, cell in CELLS.items()
     },
     "transformer": lambda causal: TransformerEncoder(V, RotaryPositions, 8, 2, 2, causal=causal),
-    "relative": lambda causal: TransformerEncoder(V, RelativePositions, 8, 2, 2, causal=causal, kv_heads=1),
+    "learned": lambda causal: TransformerEncoder(V, KNOWN_PLACES, 8, 2, 2, causal=causal, kv_heads=1),
     "universal": lambda causal: UniversalEncoder(V, RotaryPositions, 8, 2, causal=causal),
 }
 MODELS: dict[str, Callable[[Callable[[bool], Encoder]], nn.Module]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_bundles import LONGEST, V, tiny_bundle
+from tiny_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths, library_paths
 from typing_words import REPOSITORY, TINY, Outcome
@@ -28,7 +28,7 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.ragged import Layout, Ragged
 from seqlab.serving import parity, torchscript
-from seqlab.serving.exporting import export
+from seqlab.serving.exporting import FORMATS, export
 from seqlab.serving.parity import Exported, Outputs, cases, compare, expected
 
 PROGRAM = REPOSITORY / "examples" / "cpp" / "run.cpp"
@@ -106,7 +106,17 @@ def test_lengths_go_to_four_times_the_longest_or_to_where_positions_end() -> Non
         assert all(min(lengths) > 1 for lengths in cases(longest, room, shortest=2))
 
 
-class WithNumpy(nn.Module):
+@pytest.mark.parity
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("task", MODELS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_model_in_every_format(name: str, task: str, encoder: str, tmp_path: Path) -> None:
+    if task == "pairs without attention" and encoder in ("transformer", "learned", "universal"):
+        pytest.skip("a Transformer knows its source by attention alone")
+    export(tiny_bundle(task, encoder), [name], tmp_path / "out")
+
+
+class Reading(nn.Module):
     """A cell that trains, and does not script."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -122,8 +132,8 @@ class WithNumpy(nn.Module):
 
 def test_a_cell_that_does_not_compile_is_named_with_the_reason(tmp_path: Path) -> None:
     bundle = tiny_bundle("classes", "gru")
-    bundle.task.model = Classifier(RecurrentEncoder(V, WithNumpy, 8), 3, "one")
-    with pytest.raises(InputError, match=r"TorchScript cannot compile .*test_export\.WithNumpy, so .*\n.*_Environ"):
+    bundle.task.model = Classifier(RecurrentEncoder(V, Reading, 8), 3, "one")
+    with pytest.raises(InputError, match=r"TorchScript cannot compile .*test_export\.Reading, so .*\n.*_Environ"):
         export(bundle, ["torchscript"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

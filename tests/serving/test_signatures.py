@@ -1,4 +1,4 @@
-"""The signatures of exported models, scripted: the ragged and the padded way, in company and alone, equal eager mode."""
+"""Signatures of exported models, scripted: the ragged and the padded way, in company and alone, equal eager mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seqlab.serving.signatures import signature
 from seqlab.serving.torchscript import padded, ragged, scripted
 
 KINDS = [
-    ("numbers", "my"), ("tags by a CRF", "gru"), ("tags of spelled words", "universal"), ("language", "relative"),
+    ("numbers", "my"), ("tags by a CRF", "gru"), ("tags of spelled words", "universal"), ("language", "learned"),
     ("masks", "lstm"), ("pairs", "transformer"),
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_every_way_in_equals_eager_mode(task: str, encoder: str, lengths: list[i
 
 
 def test_padding_may_stand_anywhere() -> None:
-    bundle, script = bundle_and_script("tags by a CRF", "gru")
+    _, script = bundle_and_script("tags by a CRF", "gru")
     tokens = torch.tensor([5, 6, 7, 5, 6])
     labels, probabilities = script(tokens, torch.tensor([0, 3, 3, 5]), torch.tensor([1, 0, 1, 1, 1]), None)
     ids = torch.tensor([[-1, 5, 6, -1, 7], [-1, -1, -1, -1, -1], [5, -1, 6, -1, -1]])
