@@ -9,13 +9,16 @@ import torch
 from hypothesis import settings
 from typing_words import Outcome
 
-from seqlab import check, evaluate, predict, report, serve, train
+from seqlab import check, evaluate, export, predict, report, serve, train
 
 settings.register_profile("seqlab", deadline=None, max_examples=25)
 settings.load_profile("seqlab")
 torch.set_num_threads(1)
 
-VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check, "report": report, "serve": serve}
+VERBS = {
+    "train": train, "evaluate": evaluate, "predict": predict, "check": check, "report": report, "serve": serve,
+    "export": export,
+}  # fmt: skip
 
 
 @pytest.fixture
