@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 from torch import Tensor, nn
 from torch.utils.cpp_extension import include_paths, library_paths
 from typing_words import REPOSITORY, TINY, Outcome
+from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
