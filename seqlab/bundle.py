@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from seqlab.data.forms.form import Form
-from seqlab.durable import sync_folder, write_file
+from seqlab.durable import new_folder, write_file
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.tasks.task import Task
@@ -80,6 +79,7 @@ class Bundle:
     """A trained model, ready to use.
 
     max_length, over_long   the most tokens of an example in training, and what became of longer ones (`Examples`)
+    longest                 the most tokens that an example of training does have, read or written
     """
 
     task: Task
@@ -87,6 +87,7 @@ class Bundle:
     vocabularies: Vocabularies
     max_length: int | None = None
     over_long: str | None = None
+    longest: int | None = None
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -127,20 +128,13 @@ def save(folder: Path, specification: Mapping[str, Any], bundle: Bundle) -> None
         "end_tokens": bundle.vocabularies.end_tokens,
         "max_length": bundle.max_length,
         "over_long": bundle.over_long,
+        "longest": bundle.longest,
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
-    beside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    for name, data in content.items():
-        write_file(beside / name, data)
-    if folder.exists():  # else a save was cut short, and what it replaced stays until this one is whole
-        shutil.rmtree(before, ignore_errors=True)
-        folder.rename(before)
-    beside.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    with new_folder(folder) as beside:
+        for name, data in content.items():
+            write_file(beside / name, data)
 
 
 def find(path: Path | str) -> Path:
@@ -186,7 +180,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     for name, tensor in tensors.items():
         tensor.data.copy_(weights[name])
     task.model.eval()
-    return Bundle(task, form, vocabularies, description.get("max_length"), description.get("over_long"))
+    return Bundle(task, form, vocabularies, *map(description.get, ("max_length", "over_long", "longest")))
 
 
 def facts(form: Form, vocabularies: Vocabularies) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from seqlab.errors import InputError
@@ -31,6 +34,28 @@ def replace_file(path: Path, content: bytes) -> None:
     write_file(beside, content)
     os.replace(beside, path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `folder`, whole, when the block ends; if it raises nothing changes.
+
+    What is written in it must be flushed, as `write_file` does. `folder.parent` exists.
+    """
+    beside, before = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    if folder.exists():  # else a save was cut short, and what it replaced stays until this one is whole
+        shutil.rmtree(before, ignore_errors=True)
+        folder.rename(before)
+    beside.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def require_place(path: Path) -> None:

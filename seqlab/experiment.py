@@ -60,8 +60,9 @@ class Experiment:
 
     @property
     def bundle(self) -> bundle.Bundle:
-        examples = self.loaders["train"].examples
-        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, examples.max_length, examples.over_long)
+        train = self.loaders["train"]
+        limits = train.examples.max_length, train.examples.over_long, train.longest_side
+        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, *limits)
 
     @property
     def kernels(self) -> dict[str, str]:

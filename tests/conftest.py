@@ -9,13 +9,13 @@ import torch
 from hypothesis import settings
 from typing_words import Outcome
 
-from seqlab import check, evaluate, predict, report, train
+from seqlab import check, evaluate, export, predict, report, train
 
 settings.register_profile("seqlab", deadline=None, max_examples=25)
 settings.load_profile("seqlab")
 torch.set_num_threads(1)
 
-VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check, "report": report}
+VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "check": check, "report": report, "export": export}
 
 
 @pytest.fixture

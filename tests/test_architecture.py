@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle": {"tasks", "models", "layers", "data", "text", "ragged", "instantiate", "durable"},
     "training": {"bundle", "tasks", "models", "layers", "data", "text", "ragged", "durable", "valid_json"},
     "reporting": {"data"},
-    "serving": {"bundle", "tasks", "models", "layers", "data", "text", "ragged"},
+    "serving": {"bundle", "tasks", "models", "layers", "data", "text", "ragged", "durable"},
     "configuration": set(),
     "command_line": {"configuration"},
     "runs": {"training", "command_line", "text", "bundle", "settings"},

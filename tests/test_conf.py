@@ -19,7 +19,7 @@ from seqlab.text.tokenizer_training import Bytes
 from seqlab.text.vocabularies import Vocabularies
 
 CONF = conf_folder()
-PRIMARY = {"train", "evaluate", "predict", "check", "report"}
+PRIMARY = {"train", "evaluate", "predict", "check", "report", "export"}
 SHARED = {"verb"}
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if len(path.parts) > 1]

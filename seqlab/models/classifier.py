@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import RegressionHead, SigmoidHead, SoftmaxHead
@@ -30,7 +31,7 @@ class Classifier(nn.Module):
         ValueError: there are no labels to answer with, or an option does not go with the kind of answer.
     """
 
-    head: SoftmaxHead | SigmoidHead | RegressionHead
+    __jit_ignored_attributes__ = ("max_length", "costs")
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.pooling = make_pooling(pooling, width, encoder.backward)
         self.dropout = nn.Dropout(dropout)
+        self.head: SoftmaxHead | SigmoidHead | RegressionHead
         if answer == "number":
             self.head = RegressionHead(width)
         elif labels is None:
@@ -70,11 +72,26 @@ class Classifier(nn.Module):
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs
 
+    @torch.jit.export
+    def core(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens [T] with lengths [B], or a dense [N, L] with None, to a vector per sequence [B, D], and the sum over
+        the tokens of each of `costs`."""
+        hidden_TD, costs, _ = self.encoder.read(tokens, lengths)
+        return self.dropout(self.pooling.core(hidden_TD, lengths)), costs
+
+    @torch.jit.export
+    def answer(self, pooled_BD: Tensor) -> Tensor:
+        """The probability of each label [B, C], or numbers [B]."""
+        if hasattr(self.head, "probabilities"):
+            return self.head.probabilities(pooled_BD)
+        return self.head.scores(pooled_BD).squeeze(1)
+
+    @torch.jit.unused
     def encode(self, tokens: Ragged) -> tuple[Tensor, dict[str, Tensor]]:
         """A vector per sequence [B, D], and the sum over the tokens of each of `costs`."""
-        hidden, costs = self.encoder.encode(tokens)
-        return self.dropout(self.pooling(hidden)), costs
+        return self.core(tokens.values, tokens.lengths)
 
+    @torch.jit.unused
     def forward(self, tokens: Ragged) -> Tensor:
         """A vector per sequence [B, D], for `head`."""
         return self.encode(tokens)[0]

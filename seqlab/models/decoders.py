@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,32 @@ from seqlab.ragged import Layout, Ragged
 class Decoder(nn.Module):
     """An embedding of target tokens and a causal stack of layers that looks at the memory, what an encoder has given.
 
-    `last` is what the encoder ended with, see `Encoder.read`; only a recurrence has a use for it.
+    `last` is what the encoder ended with, see `Encoder.read`; only a recurrence has a use for it. As in an encoder the
+    arithmetic is written on plain tensors, `begin` and `core`, which `torch.jit.script` compiles.
     """
 
-    embedding: Embedding
-    output_size: int
+    __jit_ignored_attributes__ = ("max_length",)
+
+    if TYPE_CHECKING:  # as annotations that exist, TorchScript would take them at their word
+        embedding: Embedding
+        output_size: int
 
     @property
     def max_length(self) -> int | None:
         """The longest target whose positions are known; None: any."""
         return getattr(self.embedding.positions, "max_length", None)
+
+    def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Of a memory [T', D'] with lengths [B] what can be computed from it once; and the state of the target before
+        its first token."""
+        raise NotImplementedError
+
+    def core(
+        self, tokens: Tensor, lengths: Tensor, memory: list[Tensor], past: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Target tokens [T] with lengths [B], as many sequences as the memory has, to hidden [T, D], and the state of
+        the target after them; `memory` and `past` as `begin` gave them."""
+        raise NotImplementedError
 
     def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
         """The state before the first token; what can be computed from the memory [T', D'] once is in it."""
@@ -90,28 +106,46 @@ class RecurrentDecoder(Decoder):
         self.dropout = nn.Dropout(outside)
         self.output_size = width
 
-    def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
-        source = State([], memory.lengths)
+    @torch.jit.export
+    def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        begin = self.stack.initial_state(lengths.shape[0])
+        source: list[Tensor] = []
         if self.attention is not None:
-            source = State.of_cache(self.attention.remember(memory.values, memory.lengths))
-        begin = self.stack.initial_state(len(memory))
-        return Seq2SeqState(source, State(last[: len(begin)] + begin[len(last) :]))
+            source = self.attention.remember(memory, lengths)
+        return source, last[: len(begin)] + begin[len(last) :]
 
+    @torch.jit.export
+    def core(
+        self, tokens: Tensor, lengths: Tensor, memory: list[Tensor], past: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        h_TD, after = self.stack.core(self.embedding.core(tokens, lengths), lengths, past)
+        return self.look(h_TD, lengths, memory), after
+
+    def look(self, h_TD: Tensor, lengths: Tensor, memory: list[Tensor]) -> Tensor:
+        """The hidden rows once they have looked at the source."""
+        if self.attention is not None:
+            h_TD = self.attention.core(h_TD, lengths, memory)
+        return self.dropout(h_TD)
+
+    @torch.jit.unused
+    def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
+        source, begin = self.begin(memory.values, memory.lengths, last)
+        return Seq2SeqState(State.of_cache(source) if source else State([], memory.lengths), State(begin))
+
+    @torch.jit.unused
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
-        x_TD = self.embedding.core(tokens.values, tokens.lengths)
-        h_TD, after = self.stack.core(x_TD, tokens.lengths, state.past.tensors)
-        return tokens.with_values(self.look(h_TD, tokens.lengths, state.memory)), state.after(State(after))
+        h_TD, after = self.core(tokens.values, tokens.lengths, self.source(state), state.past.tensors)
+        return tokens.with_values(h_TD), state.after(State(after))
 
+    @torch.jit.unused
     def step(self, tokens_B: Tensor, state: Seq2SeqState) -> tuple[Tensor, Seq2SeqState]:
         ones = torch.ones(tokens_B.shape[0], dtype=torch.int64)
         h_BD, after = self.stack.step(self.embedding.core(tokens_B, ones), state.past.tensors)
-        return self.look(h_BD, ones, state.memory), state.after(State(after))
+        return self.look(h_BD, ones, self.source(state)), state.after(State(after))
 
-    def look(self, h_TD: Tensor, lengths: Tensor, memory: State) -> Tensor:
-        """The hidden rows once they have looked at the source."""
-        if self.attention is not None:
-            h_TD = self.attention.core(h_TD, lengths, memory.as_cache())
-        return self.dropout(h_TD)
+    def source(self, state: Seq2SeqState) -> list[Tensor]:
+        """What `begin` gave of the memory."""
+        return [] if self.attention is None else state.memory.as_cache()
 
     def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
         attention = 0.0 if self.attention is None else self.attention.flops(lengths, memory_lengths)
@@ -151,21 +185,33 @@ class TransformerDecoder(Decoder):
         )
         self.output_size = width
 
-    def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
-        source = State.of_cache(self.stack.remember(memory.values, memory.lengths))
-        past = [rows[:0] for rows in source.tensors] + tight(torch.zeros_like(memory.lengths))
-        return Seq2SeqState(source, State.of_cache(past))
+    @torch.jit.export
+    def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        source = self.stack.remember(memory, lengths)
+        return source, [rows[:0] for rows in source[:-3]] + tight(torch.zeros_like(lengths))
 
+    @torch.jit.export
+    def core(
+        self, tokens: Tensor, lengths: Tensor, memory: list[Tensor], past: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        x_TD = self.embedding.core(tokens, lengths, None if past is None else past[-1])
+        return self.stack.core(x_TD, lengths, past, memory)
+
+    @torch.jit.unused
+    def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
+        source, past = self.begin(memory.values, memory.lengths, last)
+        return Seq2SeqState(State.of_cache(source), State.of_cache(past))
+
+    @torch.jit.unused
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
-        x_TD = self.embedding.core(tokens.values, tokens.lengths, state.past.lengths)
-        past, memory = state.past.as_cache(), state.memory.as_cache()
-        hidden_TD, after = self.stack.core(x_TD, tokens.lengths, past, memory)
+        given = (state.memory.as_cache(), state.past.as_cache())
+        hidden_TD, after = self.core(tokens.values, tokens.lengths, *given)
         return tokens.with_values(hidden_TD), state.after(State.of_cache(after))
 
+    @torch.jit.unused
     def encode(self, tokens: Ragged, memory: Ragged, last: list[Tensor]) -> Ragged:
-        x_TD = self.embedding.core(tokens.values, tokens.lengths)
-        source = self.stack.remember(memory.values, memory.lengths)
-        return tokens.with_values(self.stack.core(x_TD, tokens.lengths, None, source)[0])
+        source, _ = self.begin(memory.values, memory.lengths, last)
+        return tokens.with_values(self.core(tokens.values, tokens.lengths, source, None)[0])
 
     def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
         return self.stack.flops(lengths, memory_lengths)

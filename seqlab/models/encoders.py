@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,20 @@ class Encoder(nn.Module):
 
     `counterpart` makes a decoder of the same kind and size, for sequence-to-sequence models: it is called
     `counterpart(vocabulary, memory_width)`, and takes the arguments of that decoder to change them.
+
+    As of a layer (seqlab/layers/layer.py) the arithmetic is written once, on plain tensors, which `torch.jit.script`
+    compiles: `core` and `read`. Whatever takes Ragged calls one of them.
     """
 
-    embedding: Embedding
-    stack: RecurrentStack | TransformerStack | UniversalTransformer
-    output_size: int
-    causal: bool
-    counterpart: Callable[..., Decoder]
-    backward: int = 0
+    __jit_ignored_attributes__ = ("max_length", "costs", "counterpart")
+
+    if TYPE_CHECKING:  # as annotations that exist, TorchScript would take them at their word
+        embedding: Embedding
+        stack: RecurrentStack | TransformerStack | UniversalTransformer
+        output_size: int
+        causal: bool
+        counterpart: Callable[..., Decoder]
+    backward = 0
 
     @property
     def max_length(self) -> int | None:
@@ -49,20 +55,33 @@ class Encoder(nn.Module):
         """What the encoder adds to the objective, per token read: name to weight; 0 means to be logged only."""
         return {}
 
+    @torch.jit.export
+    def core(
+        self, tokens: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens [T] with lengths [B], or a dense [N, L] with None, to hidden [T, D] or [N, L, D], and the state after
+        each sequence, from which another call continues."""
+        x_TD = self.embedding.core(tokens, lengths, None if state is None else state[-1])
+        return self.stack.core(x_TD, lengths, state)
+
+    @torch.jit.export
+    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """Whole sequences, as training reads them: hidden as in `core`; the sum over the tokens of each of `costs`; and
+        the tensors [B, ...], layer by layer, that a recurrent decoder's state begins with, which none but a recurrent
+        encoder has."""
+        return self.core(tokens, lengths, None)[0], {}, []
+
+    @torch.jit.unused
     def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
-        return self(tokens)[0], {}
+        hidden_TD, costs, _ = self.read(tokens.values, tokens.lengths)
+        return tokens.with_values(hidden_TD), costs
 
-    def read(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor], list[Tensor]]:
-        """Whole sequences, as a decoder wants them: what `encode` gives, and the tensors [B, ...], layer by layer, that
-        a recurrent decoder's state begins with; none but a recurrent encoder has any."""
-        return *self.encode(tokens), []
-
+    @torch.jit.unused
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
         past = None if state is None else self.unpack(state)
-        x_TD = self.embedding.core(tokens.values, tokens.lengths, None if state is None else state.lengths)
-        hidden_TD, after = self.stack.core(x_TD, tokens.lengths, past)
+        hidden_TD, after = self.core(tokens.values, tokens.lengths, past)
         return tokens.with_values(hidden_TD), self.pack(after)
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
@@ -123,20 +142,24 @@ class RecurrentEncoder(Encoder):
             variational=variational,
         )  # fmt: skip
 
-    def read(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor], list[Tensor]]:
-        """The last state of each layer; where that reads both ways the mean of two, which stays where states lie."""
-        hidden, state = self(tokens)
-        if self.causal:
-            return hidden, {}, state.tensors
-        size, last = self.stack.state_size, []
-        for i in range(0, len(state.tensors), 2 * size):
-            pairs = zip(state.tensors[i : i + size], state.tensors[i + size : i + 2 * size], strict=True)
-            last += [(forward + backward) / 2 for forward, backward in pairs]
-        return hidden, {}, last
+    @torch.jit.export
+    def core(
+        self, tokens: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        hidden_TD, after = self.stack.core(self.embedding.core(tokens, lengths), lengths, state)
+        return self.dropout(hidden_TD), after
 
-    def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
-        hidden, state = super().forward(tokens, state)
-        return hidden.map(self.dropout), state
+    @torch.jit.export
+    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """The last state of each layer; where that reads both ways the mean of two, which stays where states lie."""
+        hidden_TD, state = self.core(tokens, lengths, None)
+        if self.causal:
+            return hidden_TD, {}, state
+        size, last = self.stack.state_size, state[:0]
+        for i in range(len(state)):
+            if i // size % 2 == 0:
+                last.append((state[i] + state[i + size]) / 2)
+        return hidden_TD, {}, last
 
     def step(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
         ones = torch.ones(tokens_B.shape[0], dtype=torch.int64)
@@ -262,12 +285,16 @@ class UniversalEncoder(Encoder):
         """`ponder`, the rounds N of a token, and `ponder_cost`, N + R, through which there is a gradient."""
         return {"ponder": 0.0, "ponder_cost": self.ponder_weight} if self.halts else {}
 
-    def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
-        x_TD = self.embedding.core(tokens.values, tokens.lengths)
-        hidden_TD, rounds_T, remainders_T, _ = self.stack.ponder(x_TD, tokens.lengths, None, False)
+    @torch.jit.export
+    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        if lengths is None:
+            return self.core(tokens, None, None)[0], {}, []
+        x_TD = self.embedding.core(tokens, lengths)
+        hidden_TD, rounds_T, remainders_T, _ = self.stack.ponder(x_TD, lengths, None, False)
+        if not self.halts:
+            return hidden_TD, {}, []
         ponder = rounds_T.sum().to(remainders_T)
-        sums = {"ponder": ponder, "ponder_cost": ponder + remainders_T.sum()}
-        return tokens.with_values(hidden_TD), sums if self.halts else {}
+        return hidden_TD, {"ponder": ponder, "ponder_cost": ponder + remainders_T.sum()}, []
 
     def pack(self, tensors: list[Tensor]) -> State:
         return State(tensors[:-1], tensors[-1])

@@ -28,6 +28,8 @@ class MaskedLanguageModel(nn.Module):
         ValueError: the encoder is causal, or the smoothing is not a share below 1.
     """
 
+    __jit_ignored_attributes__ = ("max_length", "costs")
+
     def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if encoder.causal:
@@ -50,15 +52,25 @@ class MaskedLanguageModel(nn.Module):
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs
 
+    @torch.jit.export
+    def core(
+        self, tokens: Tensor, lengths: Tensor | None, rows_N: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens [T], mask tokens among them, with lengths [B], or a dense [N, L] with None, to hidden vectors that the
+        head takes, of the rows asked for [N] or, with None, of all; and the sum over all tokens of each of `costs`."""
+        hidden_T1 = (tokens == self.mask).unsqueeze(-1)
+        known_TD = nn.functional.embedding(tokens.clamp(max=self.mask - 1), self.encoder.embedding.weight)
+        hidden_TD, costs, _ = self.encoder.read(torch.where(hidden_T1, self.mask_vector, known_TD), lengths)
+        hidden_ND = hidden_TD if rows_N is None else hidden_TD[rows_N]
+        return hidden_ND if self.map is None else linear(hidden_ND, self.map.weight, None), costs
+
+    @torch.jit.unused
     def encode(self, tokens: Ragged, rows_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Whole sequences, with mask tokens among them: hidden [N, D] of the rows asked for, which the head takes, and
         the sum over all tokens of each of `costs`."""
-        hidden_T1 = (tokens.values == self.mask).unsqueeze(1)
-        known_TD = nn.functional.embedding(tokens.values.clamp(max=self.mask - 1), self.encoder.embedding.weight)
-        hidden, costs = self.encoder.encode(tokens.with_values(torch.where(hidden_T1, self.mask_vector, known_TD)))
-        hidden_ND = hidden.values[rows_N]
-        return hidden_ND if self.map is None else linear(hidden_ND, self.map.weight, None), costs
+        return self.core(tokens.values, tokens.lengths, rows_N)
 
+    @torch.jit.unused
     def forward(self, tokens: Ragged, rows_N: Tensor) -> Tensor:
         """Hidden [N, D] of the rows asked for, for `head`."""
         return self.encode(tokens, rows_N)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,6 +33,8 @@ class Tagger(nn.Module):
         allowed: see `CRFHead`, which alone heeds it.
     """
 
+    __jit_ignored_attributes__ = ("max_length", "costs")
+
     def __init__(
         self,
         encoder: Encoder,
@@ -58,10 +61,29 @@ class Tagger(nn.Module):
         """What the encoder adds to the objective, for everything in `read`: names and weights."""
         return self.encoder.costs
 
+    @torch.jit.unused
     def read(self, tokens: Layout, pieces: Layout) -> Layout:
         """What the encoder reads of a batch: its pieces or its words."""
         return tokens if self.word_vectors is None else pieces
 
+    @torch.jit.export
+    def core(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        pieces_W: Tensor,
+        word_lengths: Tensor,
+        words_W: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `encode`; the layouts of tokens and of words are here their lengths [B] each."""
+        if self.word_vectors is None:
+            hidden_TD, costs, _ = self.encoder.read(tokens, lengths)
+            return self.pooling.core(hidden_TD, pieces_W), costs
+        pieces_TD = F.embedding(tokens, self.encoder.embedding.weight)
+        hidden_WD, costs, _ = self.encoder.read(self.word_vectors.core(pieces_TD, pieces_W, words_W), word_lengths)
+        return hidden_WD, costs
+
+    @torch.jit.unused
     def encode(self, tokens: Ragged, pieces: Ragged, words: Ragged | None = None) -> tuple[Ragged, dict[str, Tensor]]:
         """Hidden vectors of words [W, D], and the sum over what was read of each of `costs`.
 
@@ -76,13 +98,11 @@ class Tagger(nn.Module):
         lengths_W = pieces.values.cpu()
         if int(lengths_W.sum()) != tokens.layout.total:
             raise ValueError(f"the words have {int(lengths_W.sum())} pieces, and there are {tokens.layout.total}")
-        if self.word_vectors is None:
-            hidden, costs = self.encoder.encode(tokens)
-            return pieces.with_values(self.pooling.core(hidden.values, lengths_W)), costs
-        pieces_TD = F.embedding(tokens.values, self.encoder.embedding.weight)
-        vectors_WD = self.word_vectors.core(pieces_TD, lengths_W, None if words is None else words.values)
-        return self.encoder.encode(pieces.with_values(vectors_WD))
+        words_W = None if words is None else words.values
+        hidden_WD, costs = self.core(tokens.values, tokens.lengths, lengths_W, pieces.lengths, words_W)
+        return pieces.with_values(hidden_WD), costs
 
+    @torch.jit.unused
     def forward(self, tokens: Ragged, pieces: Ragged, words: Ragged | None = None) -> Ragged:
         """Hidden vectors of words [W, D], for `head`."""
         return self.encode(tokens, pieces, words)[0]

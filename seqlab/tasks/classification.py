@@ -81,7 +81,4 @@ class Classification:
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Tensor]:
         """For each sequence the probability of every class, [C], or its number."""
         with torch.no_grad():
-            pooled_BD = self.model(batch.tokens)
-            head: Any = self.model.head
-            answers = head.scores(pooled_BD).squeeze(1) if self.kind == "number" else head.probabilities(pooled_BD)
-        return list(answers.cpu())
+            return list(self.model.answer(self.model(batch.tokens)).cpu())

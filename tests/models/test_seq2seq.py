@@ -294,8 +294,8 @@ def test_a_decoder_has_the_dropout_of_its_encoder(name: str, dropout: float) -> 
     assert {module.p for module in model.decoder.modules() if isinstance(module, nn.Dropout)} == {dropout}
     source, prefix = pairs([(4, 6)])
     torch.manual_seed(0)
-    memory, _, last = model.encoder.eval().read(source)
-    one, other = (model.decoder.train().encode(prefix, memory, last).values for _ in range(2))
+    memory_TD, _, last = model.encoder.eval().read(source.values, source.lengths)
+    one, other = (model.decoder.train().encode(prefix, source.with_values(memory_TD), last).values for _ in range(2))
     assert torch.equal(one, other) == (dropout == 0)
 
 

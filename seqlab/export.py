@@ -1,0 +1,51 @@
+"""python -m seqlab.export run=PATH out=FOLDER [format=torchscript|all]: a trained model, for production.
+
+What is written is loaded again and held against the trained model, on lengths from nothing to four times the longest of
+training. Where it differs, nothing is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqlab.command_line import Command, run_verb
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The settings of this verb."""
+
+    run: str
+    out: str
+    format: str = "torchscript"
+    trust: str | list[str] | None = None
+
+
+def job(command: Command) -> None:
+    """Prints, for each format, what was written and how near it is to the trained model."""
+    from seqlab import bundle
+    from seqlab.instantiate import read_settings
+    from seqlab.serving.exporting import chosen, export, require_out
+
+    asked = read_settings(Asked, command.config)
+    formats, out = chosen(asked.format), Path(asked.out)
+    require_out(out)
+    for name, report in export(bundle.load(asked.run, command.trust), formats, out).items():
+        largest = max(found for outputs in report["largest_difference"].values() for found in outputs.values())
+        eager = report["seconds"].pop("eager")
+        speed = ", ".join(f"{signature} {taken * 1e3:.2f} ms" for signature, taken in report["seconds"].items())
+        print(
+            f"{name}: {out / report['file']}, {report['bytes'] / 1e6:.1f} MB; at most {largest:.1e} from eager mode; "
+            f"a batch of {report['seconds_of']['tokens']} tokens {speed}, eager {eager * 1e3:.2f} ms",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """The verb, as `python -m seqlab.export` runs it."""
+    run_verb(job, "export")
+
+
+if __name__ == "__main__":
+    main()

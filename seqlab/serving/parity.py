@@ -1,0 +1,199 @@
+"""Is what was exported what was trained? Both are asked the same, on lengths that nobody has seen in training.
+
+An exported model is some calls, by the name of their signature ("ragged", "padded", ...). A call takes a `Batch`, of
+which it reads what the task reads, and gives tensors by name whose rows are those of `expected`, eager mode's answer.
+How a format packs a batch is its own affair.
+
+Eager mode has a fast path and a plain one (seqlab/layers/backend.py), which differ by rounding. Where rounding decides,
+between two tags or whether a token halts, what follows differs by more, and either is right: so a row is as far from
+eager mode as from the nearer of its two paths.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqlab import __version__
+from seqlab.bundle import Bundle
+from seqlab.data.batch import Batch
+from seqlab.errors import InputError
+from seqlab.layers.backend import backend
+from seqlab.models.classifier import Classifier
+from seqlab.models.language_model import LanguageModel
+from seqlab.models.masked_language_model import MaskedLanguageModel
+from seqlab.models.seq2seq import Seq2Seq
+from seqlab.models.tagger import Tagger
+from seqlab.ragged import Layout, Ragged
+
+ATOL, RTOL = 2e-5, 1e-4  # float32 over thousands of steps; a token that is read wrongly moves scores by far more
+SEQUENCES = (2, 7, 64)  # of the batches of mixed lengths
+TOKENS = 2048  # of a batch of several sequences, about
+UNKNOWN_LONGEST = 128  # of a bundle that tells no lengths
+
+Outputs = dict[str, Tensor]
+Call = Callable[[Batch], Outputs]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as it was written, and loaded again from there.
+
+    file      its name in the folder
+    calls     by the name of their signature
+    shortest  the shortest sequence that may be asked; with 0 a batch of none may be, too
+    """
+
+    file: str
+    calls: Mapping[str, Call]
+    shortest: int = 0
+
+
+def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
+    """What parity.json tells of a format: the largest difference of each output, and what a batch takes.
+
+    Raises:
+        InputError: something differs by more than ATOL + RTOL * |value|, and so the export is not to be used.
+    """
+    room = getattr(getattr(bundle.task.model, "encoder", None), "max_length", None)
+    longest = bundle.longest or bundle.max_length or UNKNOWN_LONGEST
+    asked = cases(longest, room, exported.shortest)
+    largest: dict[str, dict[str, float]] = {name: {} for name in exported.calls}
+    for lengths in asked:
+        batch = random_batch(bundle, lengths)
+        right = [expected(bundle.task.model, batch)]
+        with backend("plain"):
+            right.append(expected(bundle.task.model, batch))
+        for name, call in exported.calls.items():
+            for output, difference in differences(call(batch), right).items():
+                largest[name][output] = max(largest[name].get(output, 0.0), difference[0])
+                if difference[1] > 0:
+                    raise InputError(
+                        f"{exported.file} is not what was trained, and was not kept: {output} of its {name} signature "
+                        f"differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
+                    )
+    batch = random_batch(bundle, [1 + i * (longest - 1) // 15 for i in range(16)])
+    calls = {"eager": lambda batch: expected(bundle.task.model, batch), **exported.calls}
+    return {
+        "largest_difference": largest,
+        "atol": ATOL,
+        "rtol": RTOL,
+        "batches": len(asked),
+        "lengths": [min(map(min, filter(None, asked))), max(map(max, filter(None, asked)))],
+        "sequences": sorted({len(lengths) for lengths in asked}),
+        "longest_in_training": bundle.longest,
+        "seconds": {name: seconds(call, batch) for name, call in calls.items()},
+        "seconds_of": {"sequences": len(batch), "tokens": batch.size, "threads": torch.get_num_threads()},
+        "versions": {"seqlab": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def cases(longest: int, room: int | None, shortest: int = 0) -> list[list[int]]:
+    """Lengths of the batches to ask: from the shortest to four times the longest of training, or to where a model that
+    knows only so many positions ends; alone, alike, and mixed, with one very long among short ones."""
+    draw = random.Random(0)
+    most = 4 * longest if room is None else min(4 * longest, room)
+    longest, one = min(longest, most), max(shortest, 1)
+    asked = [[one], [longest], [most], [max(longest // 2, one)] * 3]
+    for size in SEQUENCES:
+        limit = max(one, min(most, 2 * TOKENS // size))
+        lengths = [round(one * (limit / one) ** draw.random()) for _ in range(size)]
+        asked.append([*lengths[:-1], most if size < max(SEQUENCES) else lengths[-1]])
+    if shortest == 0:
+        asked += [[], [0], [0, min(3, most), 0, one, 0]]
+    return asked
+
+
+def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
+    """A batch of any tokens, with what else the task reads."""
+    facts, draw = bundle.vocabularies.facts, torch.Generator().manual_seed(len(lengths) + sum(lengths))
+
+    def numbers(below: int, layout: Layout) -> Ragged:
+        return Ragged(torch.randint(below, (layout.total,), generator=draw), layout)
+
+    layout = Layout(torch.tensor(lengths, dtype=torch.int64))
+    masks = isinstance(bundle.task.model, MaskedLanguageModel)
+    tokens = numbers(facts["vocabulary"] + masks, layout)
+    extras: dict[str, Ragged] = {}
+    if isinstance(bundle.task.model, Tagger):
+        pieces = [_words_of(length, draw) for length in lengths]
+        words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
+        extras["pieces"] = Ragged(torch.tensor(sum(pieces, []), dtype=torch.int64), words)
+        if facts["word_vocabulary"] is not None:
+            extras["words"] = numbers(facts["word_vocabulary"], words)
+    if isinstance(bundle.task.model, Seq2Seq):
+        extras["prefix"] = numbers(facts["target_vocabulary"], Layout(layout.lengths.flip(0)))
+    return Batch(tokens, tokens, torch.arange(len(lengths)), torch.zeros(len(lengths)).long(), extras)
+
+
+@torch.no_grad()
+def expected(model: Any, batch: Batch) -> Outputs:
+    """What eager mode answers, each from Ragged: of a classifier a row for each sequence, of a tagger one for each
+    word, of a masked language model one for each token; of models that write one for each sequence that has a token,
+    the scores of what follows it."""
+    match model:
+        case Classifier():
+            return {"answers": model.answer(model(batch.tokens))}
+        case Tagger():
+            hidden = model(batch.tokens, batch.extras["pieces"], batch.extras.get("words"))
+            given = (hidden.values, hidden.lengths)
+            return {"labels": model.head.decode(*given), "probabilities": model.head.probabilities(*given)}
+        case MaskedLanguageModel():
+            return {"scores": model.head.scores(model(batch.tokens, torch.arange(batch.tokens.layout.total)))}
+        case LanguageModel():
+            hidden = model(batch.tokens)[0]
+        case Seq2Seq():
+            hidden = model(batch.extras["prefix"], model.remember(batch.tokens))[0]
+        case _:
+            raise ValueError(f"{type(model).__name__} is none of seqlab's models")
+    return {"scores": model.head.scores(hidden.values[hidden.offsets[1:][hidden.lengths > 0] - 1])}
+
+
+def differences(got: Outputs, right: Sequence[Outputs]) -> dict[str, tuple[float, float]]:
+    """Of each output the largest difference, and by how much one goes beyond what is allowed; of every row those from
+    the nearest of the right ones."""
+    found = {}
+    for name in right[0]:
+        apart, beyond = [], []
+        for values in (outputs[name].double() for outputs in right):
+            if got[name].shape != values.shape:
+                raise InputError(f"{name} have the shape {list(got[name].shape)}, and {list(values.shape)} is expected")
+            difference = (got[name].double() - values).abs().nan_to_num(torch.inf, torch.inf)
+            exact = not got[name].is_floating_point()
+            over = difference - (0 if exact else ATOL + RTOL * values.abs())
+            apart.append(difference.flatten(1).amax(1) if difference.dim() > 1 else difference)
+            beyond.append(over.flatten(1).amax(1) if over.dim() > 1 else over)
+        nearest = [float(torch.stack(each).amin(0).max()) if len(each[0]) else 0.0 for each in (apart, beyond)]
+        found[name] = (nearest[0], max(nearest[1], 0.0))
+    return found
+
+
+def seconds(call: Call, batch: Batch) -> float:
+    """Of a call on a batch: the median of some, after some that do not count, in which compilers still learn."""
+    taken = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        call(batch)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[3:])
+
+
+def _words_of(length: int, draw: torch.Generator) -> list[int]:
+    """How many pieces, of so many, each word has."""
+    pieces: list[int] = []
+    while length > 0:
+        pieces.append(min(length, int(torch.randint(1, 4, (), generator=draw))))
+        length -= pieces[-1]
+    return pieces
+
+
+def _few(lengths: Sequence[int]) -> str:
+    return f"{', '.join(map(str, lengths[:8]))}{', ...' if len(lengths) > 8 else ''}"
