@@ -39,6 +39,14 @@ def where_of(values: Tensor, lengths: Tensor | None) -> list[Tensor]:
     return [lengths] if values.dim() == 3 else tight(lengths)
 
 
+def untouched(source: list[Tensor], lengths: Tensor) -> list[Tensor]:
+    """A cache of sequences [B] without tokens, of the same heads and widths as another. A right-padded one gets a place,
+    which it has not to use: graphs know no block of width 0."""
+    if source[0].dim() == 4:
+        return [torch.zeros_like(rows[:, :1]) for rows in source[:-1]] + [torch.zeros_like(lengths)]  # noqa: RUF005
+    return [rows[:0] for rows in source[:-3]] + tight(torch.zeros_like(lengths))
+
+
 def written(kept_NMGK: Tensor, new_NLGK: Tensor, places_NL: Tensor) -> Tensor:
     """[N, M + L, G, K]: right-padded keys or values with new ones at their places; only exported graphs keep such."""
     room = torch.cat([kept_NMGK, torch.zeros_like(new_NLGK)], 1)
