@@ -36,7 +36,7 @@ def job(command: Command) -> None:
         eager = report["seconds"].pop("eager")
         speed = ", ".join(f"{signature} {taken * 1e3:.2f} ms" for signature, taken in report["seconds"].items())
         print(
-            f"{name}: {out / report['file']}, {report['bytes'] / 1e6:.1f} MB; at most {largest:.1e} from eager mode; "
+            f"{name}: {', '.join(str(out / file) for file in report['files'])}, {report['bytes'] / 1e6:.1f} MB; at most {largest:.1e} from eager mode; "
             f"a batch of {report['seconds_of']['tokens']} tokens {speed}, eager {eager * 1e3:.2f} ms",
             flush=True,
         )

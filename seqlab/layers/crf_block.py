@@ -1,19 +1,16 @@
 """A conditional random field over a right-padded block [N, L, C]: the form of it that goes into exported graphs.
 
-The equations of crf.py, with torch's operator `scan` for their loops (see block.py), also in ONNX, where it is an operator
-Scan. A step beyond a sequence's end changes nothing.
+The equations of crf.py, with torch's operator `scan` for their loops (block.py), which in ONNX is an operator Scan. A step beyond a
+sequence's end changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from seqlab.layers.block import Step, scan
 from seqlab.ragged import inside_of
-
-Step = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]]
 
 
 def block_viterbi(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -32,9 +29,9 @@ def block_viterbi(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: T
         return [came_from_NC.gather(1, tag_N1)], tag_N1.view(count, -1).clone()
 
     steps = [scores_NLC.transpose(0, 1), *_steps(lengths, length)]
-    (best_NC,), came_from_LNC = _scan(forward, [torch.zeros_like(scores_NLC[:, 0])], steps)
+    (best_NC,), came_from_LNC = scan(forward, [torch.zeros_like(scores_NLC[:, 0])], steps)
     last_N1 = (best_NC + end).argmax(1, keepdim=True)
-    return _scan(back, [last_N1], [came_from_LNC], reverse=True)[1].squeeze(2).t()
+    return scan(back, [last_N1], [came_from_LNC], reverse=True)[1].squeeze(2).t()
 
 
 def block_probabilities(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -54,8 +51,8 @@ def block_probabilities(scores_NLC: Tensor, transitions: Tensor, start: Tensor, 
         return step
 
     nothing = [torch.zeros_like(scores_NLC[:, 0])]
-    until_LNC = _scan(sums(transitions, start), nothing, [scores_LNC, runs_LN1, first_LN1])[1]
-    from_LNC = _scan(sums(transitions.t(), end), nothing, [scores_LNC, runs_LN1, last_LN1], reverse=True)[1]
+    until_LNC = scan(sums(transitions, start), nothing, [scores_LNC, runs_LN1, first_LN1])[1]
+    from_LNC = scan(sums(transitions.t(), end), nothing, [scores_LNC, runs_LN1, last_LN1], reverse=True)[1]
     return (until_LNC + from_LNC - scores_LNC).softmax(2).transpose(0, 1)
 
 
@@ -63,11 +60,3 @@ def _steps(lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """[L, N, 1] bool each: whether a sequence runs at a step, and whether it begins there."""
     runs_LN1 = inside_of(lengths, length).t().unsqueeze(2)
     return runs_LN1, (torch.arange(length, device=lengths.device) == 0).view(-1, 1, 1).expand_as(runs_LN1)
-
-
-def _scan(
-    step: Step, initial: list[Tensor], read: list[Tensor], reverse: bool = False
-) -> tuple[list[Tensor], Tensor]:
-    from torch._higher_order_ops.scan import scan  # here: it brings the compiler along
-
-    return scan(step, initial, read, reverse=reverse)

@@ -20,13 +20,20 @@ from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.durable import new_folder, write_file
 from seqlab.errors import InputError, did_you_mean
+from seqlab.serving.exported_programs import export_aoti, export_pt2
+from seqlab.serving.onnx_graphs import export_onnx
 from seqlab.serving.parity import Exported, compare
 from seqlab.serving.torchscript import export_torchscript
 
 FORMAT_VERSION = 1
 
 # Each writes its file into a folder, with what export.json tells, and loads it again.
-FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {"torchscript": export_torchscript}
+FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {
+    "torchscript": export_torchscript,
+    "pt2": export_pt2,
+    "aoti": export_aoti,
+    "onnx": export_onnx,
+}
 
 
 def require_out(out: Path) -> None:
@@ -76,8 +83,8 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
         parity = {}
         for name in formats:
             exported = FORMATS[name](bundle, about, folder)
-            size = (folder / exported.file).stat().st_size
-            parity[name] = {"file": exported.file, "bytes": size, **compare(bundle, exported)}
+            size = sum((folder / file).stat().st_size for file in exported.files)
+            parity[name] = {"files": exported.files, "bytes": size, **compare(bundle, exported)}
         for name, data in bundle.vocabularies.files.items():
             write_file(folder / name, data)
         write_file(folder / "parity.json", json.dumps(parity, indent=2).encode())
