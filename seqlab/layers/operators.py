@@ -38,7 +38,9 @@ def in_order(gates: Sequence[int], weights: Sequence[Tensor]) -> tuple[Tensor, T
 
 def linear_weights(hidden: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the LSTM that computes a linear recurrence from rows [a, b]."""
-    eye, zeros, ones = (make(hidden, dtype=like.dtype, device=like.device) for make in (torch.eye, torch.zeros, torch.ones))
+    eye, zeros, ones = (
+        make(hidden, dtype=like.dtype, device=like.device) for make in (torch.eye, torch.zeros, torch.ones)
+    )
     of_inputs = torch.cat([torch.zeros_like(eye), torch.zeros_like(eye), eye, torch.zeros_like(eye)])
     of_b = torch.cat([torch.zeros_like(eye), torch.zeros_like(eye), torch.zeros_like(eye), eye])
     bias = torch.cat([ones, ones, *[zeros] * 6])

@@ -261,7 +261,9 @@ class TransformerStack(SequenceLayer):
             past = None if state is None else state[2 * i : 2 * i + 2] + place
             source = memory
             if memory is not None:
-                source = memory[2 * i : 2 * i + 2] + ([] if lengths is None else memory[-2:])  # a block's last says it all
+                source = memory[2 * i : 2 * i + 2] + (
+                    [] if lengths is None else memory[-2:]
+                )  # a block's last says it all
             x, kept = block.core(x, lengths, past, source)
             after += kept
         return self.norm(x), after + end

@@ -56,7 +56,9 @@ def ask_padded(runs: Mapping[str, Run], model: nn.Module, batch: Batch) -> Outpu
         case Tagger(word_vectors=None):
             starts, _ = block(batch.tokens.with_values(starts_of(batch)))
             begins = there & (starts != 0)
-            return dict(zip(("labels", "probabilities"), (x[begins] for x in runs["padded"](ids, mask, starts)), strict=True))
+            return dict(
+                zip(("labels", "probabilities"), (x[begins] for x in runs["padded"](ids, mask, starts)), strict=True)
+            )
         case Tagger():
             pieces = batch.extras["pieces"]
             spelled = block(Ragged(batch.tokens.values, Layout(pieces.values)))

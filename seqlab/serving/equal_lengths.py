@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 
-def by_length(
-    core: Callable[..., Sequence[Tensor]], *sequences: Sequence[Tensor]
-) -> list[list[Tensor]]:
+def by_length(core: Callable[..., Sequence[Tensor]], *sequences: Sequence[Tensor]) -> list[list[Tensor]]:
     """What `core` says of every sequence, in their order.
 
     Args:

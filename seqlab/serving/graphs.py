@@ -97,6 +97,7 @@ def programs(model: nn.Module) -> list[Program]:
         )
     model = copy.deepcopy(model)
     ids, mask = torch.zeros(3, 5, dtype=torch.int64), torch.ones(3, 5, dtype=torch.int64)
+    starts = mask.clone()  # two inputs that are one tensor would be one in the graph
     plain, block = {"tokens": ids}, {"ids": ids, "mask": mask}
     sizes = dict.fromkeys(("tokens", "ids", "mask", "starts"), ("sequences", "length"))
 
@@ -117,8 +118,8 @@ def programs(model: nn.Module) -> list[Program]:
         case Tagger(word_vectors=None):
             outputs = ["labels", "probabilities"]
             return [
-                program("equal", EqualTagger(model), {**plain, "starts": mask}, outputs),
-                program("padded", PaddedTagger(model), {**block, "starts": mask}, outputs),
+                program("equal", EqualTagger(model), {**plain, "starts": starts}, outputs),
+                program("padded", PaddedTagger(model), {**block, "starts": starts}, outputs),
             ]
         case Tagger():
             three = {name: given.unsqueeze(2).expand(-1, -1, 4).contiguous() for name, given in block.items()}

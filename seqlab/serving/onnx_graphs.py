@@ -35,7 +35,9 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter wants it
     except ImportError as error:
-        raise InputError(f"format=onnx needs a package that is not there ({error.name}): install seqlab[onnx]") from error
+        raise InputError(
+            f"format=onnx needs a package that is not there ({error.name}): install seqlab[onnx]"
+        ) from error
     level = logging.getLogger("onnxscript").level
     runs: dict[str, Run] = {}
     with backend("onnx"):

@@ -98,9 +98,7 @@ class TaggerSignature(nn.Module):
             return labels_W, self.model.head.probabilities(hidden_WD, word_lengths)
 
     @torch.jit.export
-    def padded(
-        self, ids: Tensor, mask: Tensor, starts: Tensor, words: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def padded(self, ids: Tensor, mask: Tensor, starts: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The padded way: starts [B, L], and words [B, L] read where one begins, to labels [B, L] and probabilities
         [B, L, C], which lie there too; elsewhere labels are -100 and probabilities 0."""
         tokens, offsets = gathered(ids, mask)
