@@ -1,4 +1,4 @@
-# make train [ARGS="model=transformer seed=2"]      make test      make format
+# make train [ARGS="model=transformer seed=2"]      make test      make parity      make format
 # The first call makes .venv. PYTHON=... names the Python (3.11 to 3.13), PIP_ARGS=... goes to pip.
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check install $(PIP_ARGS) --constraint constraints.txt
@@ -6,7 +6,7 @@ READY = .venv/ready
 # A .venv whose Python has gone is as good as none.
 $(shell .venv/bin/python -c '' 2>/dev/null || rm -f $(READY))
 
-.PHONY: train test format
+.PHONY: train test parity format
 
 train: $(READY)
 	.venv/bin/python -m seqlab.train $(ARGS)
@@ -16,6 +16,10 @@ test: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest $(ARGS) --nbmake tests notebooks
+
+# Every task and model in every format of export, against eager mode.
+parity: $(READY)
+	.venv/bin/python -m pytest $(ARGS) -m parity tests/serving
 
 format: $(READY)
 	.venv/bin/ruff format .

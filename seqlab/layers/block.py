@@ -1,8 +1,8 @@
 """Loops over a right-padded block [N, L, ...]: the form of them that goes into exported graphs.
 
-`torch.export` unrolls a loop over a length, and so fixes the length. What it keeps as a loop is torch's operator `scan`,
-which is given one step. Every step computes all N rows; one that has ended keeps its state. That is work on padding, and
-nothing but an exported graph does it.
+`torch.export` unrolls a loop over a length, and so fixes the length. What it keeps as a loop is torch's operator
+`scan`, which is given one step. Every step computes all N rows; one that has ended keeps its state. That is work on
+padding, and nothing but an exported graph does it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from seqlab.errors import InputError
 from seqlab.layers.backend import is_onnx
 from seqlab.layers.operators import recur
 from seqlab.ragged import inside_of
-
 
 # A step takes and gives a state, tensors [N, ...]; it reads a row of each input, and writes a row of the output.
 Step = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]]

@@ -40,10 +40,10 @@ def where_of(values: Tensor, lengths: Tensor | None) -> list[Tensor]:
 
 
 def untouched(source: list[Tensor], lengths: Tensor) -> list[Tensor]:
-    """A cache of sequences [B] without tokens, of the same heads and widths as another. A right-padded one gets a place,
-    which it has not to use: graphs know no block of width 0."""
+    """A cache of sequences [B] without tokens, of the same heads and widths as another. A right-padded one gets an
+    unused place: graphs know no block of width 0."""
     if source[0].dim() == 4:
-        return [torch.zeros_like(rows[:, :1]) for rows in source[:-1]] + [torch.zeros_like(lengths)]  # noqa: RUF005
+        return [torch.zeros_like(rows[:, :1]) for rows in source[:-1]] + [torch.zeros_like(lengths)]
     return [rows[:0] for rows in source[:-3]] + tight(torch.zeros_like(lengths))
 
 

@@ -1,7 +1,7 @@
 """A conditional random field over a right-padded block [N, L, C]: the form of it that goes into exported graphs.
 
-The equations of crf.py, with torch's operator `scan` for their loops (block.py), which in ONNX is an operator Scan. A step beyond a
-sequence's end changes nothing.
+The equations of crf.py, with torch's operator `scan` for their loops (block.py), which in ONNX is an operator Scan. A
+step beyond a sequence's end changes nothing.
 """
 
 from __future__ import annotations

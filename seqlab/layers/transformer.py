@@ -241,8 +241,8 @@ class TransformerStack(SequenceLayer):
         state: list[Tensor] | None = None,
         memory: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """`memory`: what `remember` gave. Of a right-padded block [N, L, D] with lengths [N], which only exported graphs
-        read, the state is keys and values [N, M, G, K] and the lengths."""
+        """`memory`: what `remember` gave. Of a right-padded block [N, L, D] with lengths [N], which only exported
+        graphs read, the state is keys and values [N, M, G, K] and the lengths."""
         x = values
         end = where_of(values, lengths)
         place: list[Tensor] = []

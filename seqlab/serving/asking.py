@@ -1,10 +1,9 @@
-"""How a batch is put to programs of blocks (seqlab/serving/graphs.py), in the order in which `parity.expected` answers."""
+"""How a batch is put to programs of blocks (seqlab/serving/graphs.py); answers lie as those of `parity.expected`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn

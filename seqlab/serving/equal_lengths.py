@@ -1,6 +1,6 @@
 """A function of sequences of one length, asked about sequences of any: those of equal length are asked together.
 
-It needs torch alone and may be copied to where an exported model runs. Nothing is padded, so nothing is computed in vain.
+It needs torch alone and may be copied to where an exported model runs. Nothing is padded.
 """
 
 from __future__ import annotations

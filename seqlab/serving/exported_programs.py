@@ -1,11 +1,11 @@
 """torch.export and AOTInductor: graphs of the programs of a model (seqlab/serving/graphs.py), of any count and length.
 
     NAME.pt2         a graph of torch's operators, loops and all, for `torch.export.load`: Python with torch, no seqlab
-    NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch, for
-                     the processor it was compiled on, and it takes a compiler and minutes
+    NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
+                     for the processor it was compiled on, and it takes a compiler and minutes
 
-`torch.export.load` unpickles what the file says is pickled, and an AOTInductor package is machine code: load them only if
-you have made them, or know the digest that export.json tells.
+`torch.export.load` unpickles what the file says is pickled, and an AOTInductor package is machine code: load them only
+if you have made them, or know the digest that export.json tells.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from seqlab.serving.parity import Exported
 
 
 def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
-    """Writes a .pt2 file for each program, in which `about` travels as the extra file export.json, and loads them again.
+    """Writes a .pt2 file for each program, in which `about` travels as the extra file export.json, and loads it again.
 
     Raises:
         InputError: the model has no graph.
@@ -42,7 +42,7 @@ def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Export
         told = {"export.json": json.dumps({**about, "inputs": program.input_names, "outputs": program.outputs})}
         with quiet():
             torch.export.save(graph, buffer, extra_files=told)
-            write_file(folder / f"{program.name}.pt2", buffer.getbuffer())
+            write_file(folder / f"{program.name}.pt2", buffer.getvalue())
             runs[program.name] = _without_gradients(torch.export.load(folder / f"{program.name}.pt2").module())
     return _exported(bundle, runs, ".pt2")
 
@@ -62,8 +62,8 @@ def export_aoti(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
             except Exception as error:  # whatever a compiler of graphs, or one of C++, says
                 reason = str(error).strip().splitlines()[0]
                 raise InputError(
-                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason}); it wants a C++ "
-                    "compiler. Choose format=pt2 or format=torchscript"
+                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason}); it wants a "
+                    "C++ compiler. Choose format=pt2 or format=torchscript"
                 ) from error
             runs[program.name] = _without_gradients(torch._inductor.aoti_load_package(str(path)))
     return _exported(bundle, runs, ".aoti.pt2")

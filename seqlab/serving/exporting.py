@@ -1,6 +1,6 @@
 """An export: the folder in which a trained model leaves for production.
 
-    model.ts           the model, in a format's own file (`FORMATS`)
+    model.ts           the model, in a format's own file or files (`FORMATS`)
     export.json        what it is: task, signatures, vocabularies; digests of the rest
     parity.json        for each format how far it is from eager mode, and what it takes (seqlab/serving/parity.py)
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json, as in the bundle
@@ -60,10 +60,11 @@ def chosen(name: str) -> list[str]:
 
 
 def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
-    """Writes the model in these formats, in place of the export that was there; what parity.json tells.
+    """Writes the model in these formats, in place of the export that was there; what parity.json tells. Of several
+    formats those that cannot hold this model are left out, and parity.json tells why.
 
     Raises:
-        InputError: a format cannot hold this model, or differs from it.
+        InputError: the one format asked for cannot hold this model, or one differs from it.
     """
     bundle.task.model.eval()
     about = {
@@ -82,7 +83,16 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
     with new_folder(out) as folder:
         parity = {}
         for name in formats:
-            exported = FORMATS[name](bundle, about, folder)
+            before = {*folder.iterdir()}
+            try:
+                exported = FORMATS[name](bundle, about, folder)
+            except InputError as error:
+                if len(formats) == 1:
+                    raise
+                for path in {*folder.iterdir()} - before:
+                    path.unlink()
+                parity[name] = {"refused": str(error)}
+                continue
             size = sum((folder / file).stat().st_size for file in exported.files)
             parity[name] = {"files": exported.files, "bytes": size, **compare(bundle, exported)}
         for name, data in bundle.vocabularies.files.items():

@@ -5,15 +5,14 @@ A graph holds no ragged batch. So a model is called by blocks, of two kinds:
     equal    tokens [N, L], all of one length: nothing is computed in vain (seqlab/serving/equal_lengths.py)
     padded   ids [N, L] with mask [N, L], not 0 where there is a token; each sequence begins its row, which padding ends
 
-Each kind of model has the programs it needs; models that write read by `padded` or `encode` and go on by `step`, to which
-they hand the state, a list of tensors, as it came. Here, and only here, something is computed on padding. N and L are at
-least 1; a sequence of `padded` may be empty.
+Each kind of model has the programs it needs; models that write read by `padded` or `encode` and go on by `step`, which
+gets the state, a list of tensors, as it came. Here, and only here, something is computed on padding. N and L are at least
+1; a sequence of `padded` may be empty.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +184,7 @@ class EqualClassifier(nn.Module):
 class PaddedClassifier(EqualClassifier):
     """The same, padded."""
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return (self.model.answer(self.model.core(*_read(ids, mask))[0]),)
 
 
@@ -203,14 +202,14 @@ class EqualMasked(nn.Module):
 class PaddedMasked(EqualMasked):
     """The same, padded; scores are 0 in the padding."""
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         scores_NLV = self.model.head.scores(self.model.core(*_read(ids, mask))[0])
         return (scores_NLV.masked_fill((mask == 0).unsqueeze(2), 0.0),)
 
 
 class EqualTagger(nn.Module):
-    """Pieces [N, L] and starts [N, L], not 0 where a word begins, as the first piece of a sentence does, to labels [N, L]
-    and the probability of every label [N, L, C]. Both lie where words begin; elsewhere they are -100 and 0."""
+    """Pieces [N, L] and starts [N, L], not 0 where a word begins, as the first piece of a sentence does, to labels
+    [N, L] and the probability of every label [N, L, C]. Both lie where words begin; elsewhere they are -100 and 0."""
 
     def __init__(self, model: Tagger) -> None:
         super().__init__()
@@ -266,7 +265,9 @@ class PaddedWordTagger(nn.Module):
         pieces, lengths_W = _read(ids.flatten(0, 1), mask.flatten(0, 1))
         vectors_WPD = F.embedding(pieces, self.model.encoder.embedding.weight)
         words_W = None if words is None else words.clamp(min=0).flatten()
-        vectors_WD = self.model.word_vectors.core(vectors_WPD, lengths_W, words_W)
+        make = self.model.word_vectors
+        assert make is not None
+        vectors_WD = make.core(vectors_WPD, lengths_W, words_W)
         there = lengths_W.unflatten(0, ids.shape[:2]) > 0
         count_N = there.sum(1)
         hidden_NLD = self.model.encoder.read(vectors_WD.unflatten(0, ids.shape[:2]), count_N)[0]
@@ -291,7 +292,7 @@ class EqualLanguageModel(nn.Module):
 class PaddedLanguageModel(EqualLanguageModel):
     """The same, padded, and the state after each sequence."""
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         return self.go_on(ids, mask, None)
 
     def go_on(self, ids: Tensor, mask: Tensor, state: list[Tensor] | None) -> tuple[Tensor, ...]:

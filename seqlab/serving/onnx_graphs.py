@@ -90,8 +90,9 @@ def _recurrence(
 ) -> tuple[Any, Any, Any]:
     """The operators that `seqlab::recurrence` (seqlab/layers/operators.py) stands for; ONNX reads step by step, and has
     an axis of directions."""
-    from onnxscript import opset18 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset18
     int32 = 6
     steps = None if lengths is None else op.Cast(lengths, to=int32)
     weights = [op.Unsqueeze(each, [0]) for each in (weight_ih, weight_hh, bias)]

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
                 largest[name][output] = max(largest[name].get(output, 0.0), difference[0])
                 if difference[1] > 0:
                     raise InputError(
-                        f"{' and '.join(exported.files)} is not what was trained, and was not kept: {output} of its {name} signature "
+                        f"{', '.join(exported.files)}: not what was trained, and not kept: {output} of the {name} signature "
                         f"differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
                     )
     batch = random_batch(bundle, [1 + i * (longest - 1) // 15 for i in range(16)])
@@ -126,7 +127,7 @@ def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
     if isinstance(bundle.task.model, Tagger):
         pieces = [_words_of(length, draw) for length in lengths]
         words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
-        extras["pieces"] = Ragged(torch.tensor(sum(pieces, []), dtype=torch.int64), words)
+        extras["pieces"] = Ragged(torch.tensor([*chain.from_iterable(pieces)], dtype=torch.int64), words)
         if facts["word_vocabulary"] is not None:
             extras["words"] = numbers(facts["word_vocabulary"], words)
     if isinstance(bundle.task.model, Seq2Seq):

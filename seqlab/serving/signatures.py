@@ -126,8 +126,8 @@ class LanguageModelSignature(nn.Module):
         self.last = LastPooling()
 
     def forward(self, tokens: Tensor, offsets: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The ragged way, and the state after the tokens. `state` is what the call before gave, and an empty list at the
-        beginning; a call continues it by any number of tokens of each sequence."""
+        """The ragged way, and the state after the tokens. `state` is what the call before gave, at the beginning an
+        empty list; a call continues it by any number of tokens of each sequence."""
         with torch.no_grad():
             lengths = lengths_of(tokens, offsets)
             past: list[Tensor] | None = None

@@ -11,7 +11,8 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,10 @@ def export_torchscript(bundle: Bundle, about: Mapping[str, Any], folder: Path) -
     methods = [str(getattr(script, name).schema) for name in METHODS if hasattr(script, name)]
     about = {**about, "methods": [re.sub(r"__torch__\S+ self(, )?", "", method) for method in methods]}
     buffer = io.BytesIO()  # so that the file is flushed as all files are
-    torch.jit.save(script, buffer, _extra_files={"export.json": json.dumps(about, indent=2)})
-    write_file(folder / FILE, buffer.getbuffer())
-    loaded = torch.jit.load(folder / FILE)
+    with deprecated():
+        torch.jit.save(script, buffer, _extra_files={"export.json": json.dumps(about, indent=2)})
+        write_file(folder / FILE, buffer.getvalue())
+        loaded = torch.jit.load(folder / FILE)
     calls = {"ragged": lambda batch: ragged(loaded, model, batch), "padded": lambda batch: padded(loaded, model, batch)}
     return Exported((FILE,), calls)
 
@@ -70,6 +72,15 @@ def require_versions() -> None:
         )
 
 
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """Torch advises torch.export in place of TorchScript; but that has no loop over the steps of a sequence, and so
+    TorchScript serves, in the versions that have it, and need not be warned of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield
+
+
 def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     """The module, compiled.
 
@@ -77,13 +88,12 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
         InputError: some part of it cannot be; names its class and TorchScript's reason.
     """
     try:
-        with warnings.catch_warnings():
-            # Torch advises torch.export, whose graphs hold no loop over the steps of a sequence; hence the versions.
-            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        with deprecated():
             return torch.jit.script(module)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # of many kinds, as TorchScript meets what it does not know
         raise InputError(
-            f"TorchScript cannot compile {_culprit(module)}, so format=torchscript is not for this model: {error}"
+            f"TorchScript cannot compile {_culprit(module)}, so format=torchscript is not for this model:\n"
+            f"{str(error).strip()}"
         ) from error
 
 

@@ -1,0 +1,80 @@
+"""Signatures of exported models, scripted: the ragged and the padded way, in company and alone, equal eager mode."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_bundles import tiny_bundle
+
+from seqlab.bundle import Bundle
+from seqlab.serving.parity import expected, random_batch
+from seqlab.serving.signatures import signature
+from seqlab.serving.torchscript import padded, ragged, scripted
+
+KINDS = [
+    ("numbers", "my"), ("tags by a CRF", "gru"), ("tags of spelled words", "universal"), ("language", "learned"),
+    ("masks", "lstm"), ("pairs", "transformer"),
+]  # fmt: skip
+
+lengths = st.one_of(
+    st.lists(st.integers(0, 6), max_size=6),
+    st.tuples(st.integers(1, 5), st.integers(0, 5)).map(lambda pair: [pair[1]] * pair[0]),
+    st.lists(st.integers(0, 3), min_size=1, max_size=3).map(lambda short: [*short, 60]),
+)
+
+
+@cache
+def bundle_and_script(task: str, encoder: str) -> tuple[Bundle, Any]:
+    bundle = tiny_bundle(task, encoder)
+    return bundle, scripted(signature(bundle.task.model))
+
+
+@pytest.mark.parametrize(("task", "encoder"), KINDS)
+@settings(max_examples=10)
+@given(lengths)
+def test_every_way_in_equals_eager_mode(task: str, encoder: str, lengths: list[int]) -> None:
+    bundle, script = bundle_and_script(task, encoder)
+    model = bundle.task.model
+    batch = random_batch(bundle, lengths)
+    right = expected(model, batch)
+    alone = [expected(model, batch.select(torch.tensor([i]))) for i in range(len(batch))]
+    for got in (ragged(script, model, batch), padded(script, model, batch), ragged(signature(model), model, batch)):
+        assert got.keys() == right.keys()
+        for name, values in right.items():
+            torch.testing.assert_close(got[name], values, atol=1e-5, rtol=1e-4)
+            if alone:
+                torch.testing.assert_close(got[name], torch.cat([one[name] for one in alone]), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_may_stand_anywhere() -> None:
+    _, script = bundle_and_script("tags by a CRF", "gru")
+    tokens = torch.tensor([5, 6, 7, 5, 6])
+    labels, probabilities = script(tokens, torch.tensor([0, 3, 3, 5]), torch.tensor([1, 0, 1, 1, 1]), None)
+    ids = torch.tensor([[-1, 5, 6, -1, 7], [-1, -1, -1, -1, -1], [5, -1, 6, -1, -1]])
+    starts = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    placed, chances = script.padded(ids, ids >= 0, starts, None)
+    where = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 0, 1, 0, 0]]) > 0
+    assert torch.equal(placed[where], labels)
+    assert torch.equal(chances[where], probabilities)
+    assert placed[~where].tolist() == [-100] * 11
+    assert not chances[~where].any()
+    assert len(probabilities) == 4
+
+
+@pytest.mark.parametrize("offsets", [[0, 2], [1, 3], [0, 4], [0, 2, 1, 3], []])
+def test_offsets_that_are_none_are_refused(offsets: list[int]) -> None:
+    bundle, script = bundle_and_script("numbers", "my")
+    for module in (script, signature(bundle.task.model)):
+        with pytest.raises((ValueError, torch.jit.Error), match="offsets must go from 0 to the number of tokens, 3"):
+            module(torch.tensor([1, 2, 3]), torch.tensor(offsets, dtype=torch.int64))
+
+
+def test_a_sentence_begins_with_a_word() -> None:
+    bundle, _ = bundle_and_script("tags by a CRF", "gru")
+    with pytest.raises(ValueError, match="first piece of every sentence begins a word"):
+        signature(bundle.task.model)(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3]), torch.tensor([1, 0, 0]))
