@@ -52,7 +52,7 @@ def unroll_block(
                 f"ONNX has no operator that computes {type(cell).__name__}: it knows LSTM, GRU and tanh (and minGRU "
                 "and minLSTM by its LSTM); for other cells set format=torchscript, pt2 or aoti"
             )
-        return recur(*cell.operator(x_NLD), lengths, state, reverse)
+        return recur(cell.operator(x_NLD), lengths, state, reverse)
     count, length = x_NLD.shape[:2]
     if hasattr(cell, "project"):
         x_NLD = cell.project(x_NLD.flatten(0, 1)).unflatten(0, [count, length])

@@ -48,20 +48,11 @@ def linear_weights(hidden: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def recur(
-    kind: str,
-    x_NLI: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    state: list[Tensor],
-    reverse: bool,
+    operator: Operator, lengths: Tensor | None, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs [N, L, H] and the state after each sequence's last step, of a right-padded block; see `unroll_block`."""
-    y_NLH, h_NH, c_NH = torch.ops.seqlab.recurrence(
-        kind, x_NLI, weight_ih, weight_hh, bias, lengths, state[0], state[-1], reverse
-    )
-    after = {"LSTM": [h_NH, c_NH], "linear": [c_NH]}.get(kind, [h_NH])
+    y_NLH, h_NH, c_NH = torch.ops.seqlab.recurrence(*operator, lengths, state[0], state[-1], reverse)
+    after = {"LSTM": [h_NH, c_NH], "linear": [c_NH]}.get(operator.kind, [h_NH])
     if lengths is not None:  # of a sequence without steps onnxruntime returns zeros
         some_N1 = (lengths > 0).unsqueeze(1)
         after = [torch.where(some_N1, new, old) for new, old in zip(after, state, strict=True)]

@@ -81,7 +81,7 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
     }
     out = out.absolute()
     with new_folder(out) as folder:
-        parity = {}
+        parity: dict[str, Any] = {}
         for name in formats:
             before = {*folder.iterdir()}
             try:

@@ -6,8 +6,8 @@ A graph holds no ragged batch. So a model is called by blocks, of two kinds:
     padded   ids [N, L] with mask [N, L], not 0 where there is a token; each sequence begins its row, which padding ends
 
 Each kind of model has the programs it needs; models that write read by `padded` or `encode` and go on by `step`, which
-gets the state, a list of tensors, as it came. Here, and only here, something is computed on padding. N and L are at least
-1; a sequence of `padded` may be empty.
+gets the state, a list of tensors, as it came. Here, and only here, something is computed on padding. N and L are at
+least 1; a sequence of `padded` may be empty.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def programs(model: nn.Module) -> list[Program]:
             ]
         case Tagger():
             three = {name: given.unsqueeze(2).expand(-1, -1, 4).contiguous() for name, given in block.items()}
-            words = {} if model.word_vectors.weight is None else {"words": ids}
+            words = {} if getattr(model.word_vectors, "weight", None) is None else {"words": ids}
             axes = {**dict.fromkeys(three, ("sequences", "length", "pieces")), "words": ("sequences", "length")}
             outputs = ["labels", "probabilities"]
             return [program("padded", PaddedWordTagger(model), {**three, **words}, outputs, **axes)]
