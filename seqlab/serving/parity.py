@@ -80,8 +80,8 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
                 largest[name][output] = max(largest[name].get(output, 0.0), difference[0])
                 if difference[1] > 0:
                     raise InputError(
-                        f"{', '.join(exported.files)} is not what was trained, and was not kept: {output} of its {name} "
-                        f"signature differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
+                        f"{', '.join(exported.files)} is not what was trained, and was not kept: {output} of its "
+                        f"{name} signature differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
                     )
     batch = random_batch(bundle, [1 + i * (longest - 1) // 15 for i in range(16)])
     calls = {"eager": lambda batch: expected(bundle.task.model, batch), **exported.calls}
