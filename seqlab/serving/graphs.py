@@ -69,10 +69,11 @@ class Program:
 
     @property
     def example(self) -> tuple[Tensor, ...]:
+        """Every tensor of its own: two inputs that are one tensor would silently be one in the graph."""
         plain: list[Tensor] = []
         for given in self.inputs.values():
             plain += given if isinstance(given, list) else [given]
-        return tuple(plain)
+        return tuple(tensor.clone() for tensor in plain)
 
     @property
     def input_names(self) -> list[str]:
@@ -96,7 +97,6 @@ def programs(model: nn.Module) -> list[Program]:
         )
     model = copy.deepcopy(model)
     ids, mask = torch.zeros(3, 5, dtype=torch.int64), torch.ones(3, 5, dtype=torch.int64)
-    starts = mask.clone()  # two inputs that are one tensor would be one in the graph
     plain, block = {"tokens": ids}, {"ids": ids, "mask": mask}
     sizes = dict.fromkeys(("tokens", "ids", "mask", "starts"), ("sequences", "length"))
 
@@ -117,8 +117,8 @@ def programs(model: nn.Module) -> list[Program]:
         case Tagger(word_vectors=None):
             outputs = ["labels", "probabilities"]
             return [
-                program("equal", EqualTagger(model), {**plain, "starts": starts}, outputs),
-                program("padded", PaddedTagger(model), {**block, "starts": starts}, outputs),
+                program("equal", EqualTagger(model), {**plain, "starts": mask}, outputs),
+                program("padded", PaddedTagger(model), {**block, "starts": mask}, outputs),
             ]
         case Tagger():
             three = {name: given.unsqueeze(2).expand(-1, -1, 4).contiguous() for name, given in block.items()}
@@ -262,6 +262,10 @@ class PaddedWordTagger(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor, words: Tensor | None = None) -> tuple[Tensor, ...]:
+        length = ids.shape[1]
+        # One word more, of no pieces: torch compares sentences with words, and binds the graph to what it finds.
+        ids, mask = F.pad(ids, (0, 0, 0, 1)), F.pad(mask, (0, 0, 0, 1))
+        words = None if words is None else F.pad(words, (0, 1))
         pieces, lengths_W = _read(ids.flatten(0, 1), mask.flatten(0, 1))
         vectors_WPD = F.embedding(pieces, self.model.encoder.embedding.weight)
         words_W = None if words is None else words.clamp(min=0).flatten()
@@ -273,7 +277,7 @@ class PaddedWordTagger(nn.Module):
         hidden_NLD = self.model.encoder.read(vectors_WD.unflatten(0, ids.shape[:2]), count_N)[0]
         labels_NL = self.model.head.decode(hidden_NLD, count_N).masked_fill(~there, IGNORED)
         probabilities_NLC = self.model.head.probabilities(hidden_NLD, count_N)
-        return labels_NL, probabilities_NLC.masked_fill(~there.unsqueeze(2), 0.0)
+        return labels_NL[:, :length], probabilities_NLC.masked_fill(~there.unsqueeze(2), 0.0)[:, :length]
 
 
 class EqualLanguageModel(nn.Module):
