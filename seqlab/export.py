@@ -1,4 +1,4 @@
-"""python -m seqlab.export run=PATH out=FOLDER [format=torchscript|all]: a trained model, for production.
+"""python -m seqlab.export run=PATH out=FOLDER [format=torchscript|pt2|aoti|onnx|all]: a trained model, for production.
 
 What is written is loaded again and held against the trained model, on lengths from nothing to four times the longest of
 training. Where it differs, nothing is left.
@@ -32,11 +32,15 @@ def job(command: Command) -> None:
     formats, out = chosen(asked.format), Path(asked.out)
     require_out(out)
     for name, report in export(bundle.load(asked.run, command.trust), formats, out).items():
+        if "refused" in report:
+            print(f"{name}: {report['refused']}", flush=True)
+            continue
         largest = max(found for outputs in report["largest_difference"].values() for found in outputs.values())
         eager = report["seconds"].pop("eager")
         speed = ", ".join(f"{signature} {taken * 1e3:.2f} ms" for signature, taken in report["seconds"].items())
         print(
-            f"{name}: {out / report['file']}, {report['bytes'] / 1e6:.1f} MB; at most {largest:.1e} from eager mode; "
+            f"{name}: {', '.join(str(out / file) for file in report['files'])}, {report['bytes'] / 1e6:.1f} MB; "
+            f"at most {largest:.1e} from eager mode; "
             f"a batch of {report['seconds_of']['tokens']} tokens {speed}, eager {eager * 1e3:.2f} ms",
             flush=True,
         )

@@ -306,6 +306,11 @@ def runs_of(lengths: Tensor) -> list[tuple[int, int, int]]:
     return runs
 
 
+def inside_of(lengths: Tensor, length: int) -> Tensor:
+    """[B, length] bool: which places of a right-padded block hold a token; on the lengths' device."""
+    return torch.arange(length, device=lengths.device) < lengths.unsqueeze(1)
+
+
 def widths_of(lengths: Tensor) -> Tensor:
     """[S] int64: how many sequences are longer than 0, 1, 2, ...: [3, 1, 2] gives [3, 2, 1]."""
     ended_by = torch.bincount(lengths, minlength=1).cumsum(0)

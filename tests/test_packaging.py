@@ -23,8 +23,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 DEVELOPMENT = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
 BENCHMARK = [Requirement(line) for line in PROJECT["optional-dependencies"]["bench"]]
-TRANSLATION = [Requirement(line) for line in PROJECT["optional-dependencies"]["mt"]]
-SERVING = [Requirement(line) for line in PROJECT["optional-dependencies"]["serve"]]
+OPTIONAL = [Requirement(line) for extra in ("mt", "serve", "onnx") for line in PROJECT["optional-dependencies"][extra]]
 PINS = {
     canonicalize_name(pin.name): pin
     for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -50,7 +49,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     came_with_others = {"omegaconf", "yaml", "huggingface_hub"}  # in the version that Hydra and datasets ask for
     assert foreign - came_with_others == {
         {"hydra-core": "hydra", "pillow": "PIL"}.get(requirement.name, requirement.name).replace("-", "_")
-        for requirement in DECLARED + TRANSLATION + SERVING
+        for requirement in DECLARED + OPTIONAL
     }
 
 
@@ -58,7 +57,7 @@ def test_every_pin_is_exact_and_fits_what_is_declared() -> None:
     for pin in PINS.values():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
-    for requirement in DECLARED + DEVELOPMENT + BENCHMARK + TRANSLATION + SERVING:
+    for requirement in DECLARED + DEVELOPMENT + BENCHMARK + OPTIONAL:
         (specifier,) = PINS[canonicalize_name(requirement.name)].specifier
         assert requirement.specifier.contains(specifier.version), requirement
 

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from seqlab.layers import attend_compiled, attend_packed, attend_tiles
 from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block
 from seqlab.layers.backend import is_fast
-from seqlab.ragged import joint_runs_of
+from seqlab.ragged import inside_of, joint_runs_of
 
 Kernel = Literal["compiled", "flash", "explicit", "varlen", "efficient"]
 
@@ -134,16 +134,34 @@ def attend_block(
     window: int | None = None,
     bias_HR: Tensor | None = None,
     dropout: float = 0.0,
+    key_lengths: Tensor | None = None,
+    places_NL: Tensor | None = None,
 ) -> Tensor:
-    """The same on N sequences of one length and one number of keys, by ordinary operators: [N, H, L, K]."""
+    """The same on N sequences of one length and one number of keys, by ordinary operators: [N, H, L, K].
+
+    Of a right-padded block, which only exported graphs read, `key_lengths` [N] says how many keys are there, and
+    `places_NL` the place of each query, where it is not the last key that the last query stands at. Causal attention
+    needs no `key_lengths`: what is there reads nothing that is not.
+    """
     length, key_length = q_NHLK.shape[2], k_NGLK.shape[2]
     mask: Tensor | None = None
-    if bias_HR is not None or window is not None or (causal and length != key_length):
+    distance_LM = torch.zeros([1, 1], dtype=torch.int64, device=q_NHLK.device)
+    if places_NL is not None:  # [N, 1, L, M]
+        distance_LM = (torch.arange(key_length, device=q_NHLK.device) - places_NL.unsqueeze(2)).unsqueeze(1)
+        mask = allowed(distance_LM, causal, window)
+    elif bias_HR is not None or window is not None or (causal and length != key_length):
         distance_LM = distances(0, length, 0, key_length, key_length - length, q_NHLK.device)
         mask = allowed(distance_LM, causal, window)
-        if bias_HR is not None:
-            mask = bias_at(bias_HR, distance_LM).to(q_NHLK.dtype).masked_fill(mask.logical_not(), float("-inf"))
-    return F.scaled_dot_product_attention(
+    if key_lengths is not None:
+        # Whoever reads nothing would get NaN, and what is not there would hand it on to what is.
+        there_N11M = inside_of(key_lengths.clamp(min=1), key_length).unsqueeze(1).unsqueeze(1)
+        mask = there_N11M if mask is None else mask & there_N11M | (distance_LM == 0)
+    if bias_HR is not None and mask is not None:
+        bias = bias_at(bias_HR, distance_LM)
+        if places_NL is not None:
+            bias = bias.squeeze(2).transpose(0, 1)
+        mask = bias.to(q_NHLK.dtype).masked_fill(mask.logical_not(), float("-inf"))
+    out_NHLK = F.scaled_dot_product_attention(
         q_NHLK,
         k_NGLK,
         v_NGLK,
@@ -152,6 +170,7 @@ def attend_block(
         is_causal=causal and mask is None,
         enable_gqa=q_NHLK.shape[1] != k_NGLK.shape[1],
     )
+    return out_NHLK if key_lengths is None else out_NHLK * (key_lengths > 0).view(-1, 1, 1, 1)
 
 
 # ------------------------------------------------------------------------- one autograd function before all kernels

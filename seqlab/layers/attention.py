@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.attend import attend, attend_block, in_words
-from seqlab.layers.cache import tight
+from seqlab.layers.cache import where_of, written
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions, places
 from seqlab.layers.product import Linear
@@ -89,17 +89,26 @@ class SelfAttention(SequenceLayer):
 
         A state that goes in has three more: the rows of the new tokens, which the cache has made room for, those of all
         tokens, and the lengths of the sequences before.
+
+        Of a right-padded block [N, L, D], which only exported graphs read, keys and values are [N, M, G, K], of which
+        those beyond a sequence's length mean nothing, and a state that goes in has only the lengths before besides.
         """
         heads = self.qkv(values).unflatten(-1, [self.heads + 2 * self.kv_heads, -1])
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], -2)
         bias, dropout = self.positions.bias(self.causal), self.dropout if self.training else 0.0
-        if lengths is None:  # [N, L, D]: attention is dense as it stands
+        if lengths is None or values.dim() == 3:  # [N, L, D]: attention is dense as it stands
             positions = torch.arange(values.shape[1], device=values.device)
+            at: Tensor | None = None
+            if state is not None:
+                positions = positions + state[2].unsqueeze(1)
+                at = positions
             q, k = self.positions.rotate(q, positions), self.positions.rotate(k, positions)
-            out = attend_block(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.causal, self.window, bias, dropout
-            )
-            return self.out(out.transpose(1, 2).flatten(-2)), []
+            if state is not None:
+                k, v = written(state[0], k, positions), written(state[1], v, positions)
+            block = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            there = None if self.causal else lengths
+            out = attend_block(block[0], block[1], block[2], self.causal, self.window, bias, dropout, there, at)
+            return self.out(out.transpose(1, 2).flatten(-2)), [] if lengths is None else [k, v]
         positions = places(None if state is None else state[4], lengths, values)
         q, k = self.positions.rotate(q, positions), self.positions.rotate(k, positions)
         key_lengths = lengths
@@ -162,19 +171,20 @@ class CrossAttention(nn.Module):
         """What `core` reads, to be computed once for many steps: keys and values [T', G, K], rows [T'] and lengths [B].
 
         To reorder, drop or repeat sequences, select them in the last two, as in a cache (cache.py). A dense memory
-        [N, L', D'] gives [N, L', G, K], twice.
+        [N, L', D'] gives [N, L', G, K], twice; a right-padded one its lengths, too.
         """
         k, v = self.key_value(memory).unflatten(-1, [2 * self.kv_heads, -1]).split(self.kv_heads, -2)
-        return [k, v] if lengths is None else [k, v] + tight(lengths)[1:]  # noqa: RUF005
+        return [k, v] + where_of(memory, lengths)[-2:]  # noqa: RUF005
 
     @torch.jit.export
     def core(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor]) -> Tensor:
         """[T, D] with lengths [B], or a dense [N, L, D] with None, and what `remember` gave."""
         q = self.query(values).unflatten(-1, [self.heads, -1])
         dropout = self.dropout if self.training else 0.0
-        if lengths is None:
+        if lengths is None or values.dim() == 3:
             k, v = memory[0].transpose(1, 2), memory[1].transpose(1, 2)
-            out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout).transpose(1, 2)
+            there = None if lengths is None else memory[-1]
+            out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout, there).transpose(1, 2)
         else:
             out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_rows=memory[2])
         return self.out(out.flatten(-2))

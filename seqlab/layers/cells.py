@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqlab.layers.operators import Operator, in_order
 from seqlab.layers.product import linear
 from seqlab.layers.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
 
@@ -85,6 +86,11 @@ class TanhCell(GatedCell):
             return unroll_cudnn("rnn_tanh", x_TD, self.weights(), lengths, state, reverse)
         return unroll_tanh(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
+    @torch.jit.unused
+    def operator(self, x_NLD: Tensor) -> Operator:
+        """What it is in ONNX."""
+        return Operator("RNN", x_NLD, *in_order([0], self.weights()))
+
 
 class LSTMCell(GatedCell):
     """Long short-term memory (Hochreiter & Schmidhuber 1997) with forget gates (Gers et al. 2000); gates i, f, g, o."""
@@ -114,6 +120,11 @@ class LSTMCell(GatedCell):
             return unroll_cudnn("lstm", x_TD, self.weights(), lengths, state, reverse)
         return unroll_lstm(self.project(x_TD), self.weight_hh, lengths, state, reverse)
 
+    @torch.jit.unused
+    def operator(self, x_NLD: Tensor) -> Operator:
+        """What it is in ONNX."""
+        return Operator("LSTM", x_NLD, *in_order([0, 3, 1, 2], self.weights()))
+
 
 class GRUCell(GatedCell):
     """Gated recurrent unit (Cho et al. 2014), with the reset gate after the product, as in torch.nn; gates r, z, n."""
@@ -140,3 +151,8 @@ class GRUCell(GatedCell):
         if has_cudnn(x_TD):
             return unroll_cudnn("gru", x_TD, self.weights(), lengths, state, reverse)
         return unroll_gru(self.project(x_TD), self.weight_hh, self.bias_hh, lengths, state, reverse)
+
+    @torch.jit.unused
+    def operator(self, x_NLD: Tensor) -> Operator:
+        """What it is in ONNX."""
+        return Operator("GRU", x_NLD, *in_order([1, 0, 2], self.weights()))

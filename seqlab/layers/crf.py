@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
+from seqlab.layers.crf_block import block_probabilities, block_viterbi
 from seqlab.layers.heads import Head, at_least_float32
 from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
 from seqlab.ragged import IGNORED, positions_of, time_major_of, widths_of
@@ -75,7 +76,10 @@ class CRFHead(Head):
 
     @torch.jit.export
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:
-        """[T, C]: of each tag, over all allowed paths."""
+        """[T, C]: of each tag, over all allowed paths; see `decode`."""
+        if not torch.jit.is_scripting():
+            if hidden_TD.dim() == 3:
+                return block_probabilities(at_least_float32(self.scores(hidden_TD)), *self.allowed(), lengths)
         x_TC, until_TC, from_TC = self.both_ways(hidden_TD, lengths)
         return (until_TC + from_TC - x_TC).softmax(1)
 
@@ -110,7 +114,11 @@ class CRFHead(Head):
 
     @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:
-        """[T] int64: the likeliest allowed path of every sequence (Viterbi 1967)."""
+        """[T] int64: the likeliest allowed path of every sequence (Viterbi 1967). Of a right-padded block [N, L, D]
+        with lengths [N] they are [N, L], and those beyond a length mean nothing; only exported graphs read such."""
+        if not torch.jit.is_scripting():
+            if hidden_TD.dim() == 3:
+                return block_viterbi(at_least_float32(self.scores(hidden_TD)), *self.allowed(), lengths)
         index, inverse, _, widths = time_major_of(lengths)
         x_TC = at_least_float32(self.scores(hidden_TD.index_select(0, index.to(hidden_TD.device))))
         transitions, start, end = self.allowed()

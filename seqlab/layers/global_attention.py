@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.attend import attend, attend_block, in_words
-from seqlab.layers.cache import tight
+from seqlab.layers.cache import where_of
 from seqlab.layers.product import Linear
 
 
@@ -43,20 +43,21 @@ class GlobalAttention(nn.Module):
 
     @torch.jit.export
     def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
-        """What `core` reads: the rows [T', 1, D'] as a cache (cache.py) that nobody adds to; or a dense [N, L', 1, D'].
+        """What `core` reads: the rows [T', 1, D'] as a cache (cache.py) that nobody adds to; or a dense [N, L', 1, D'],
+        of a right-padded memory with its lengths.
 
         They are keys and values in one.
         """
-        rows = memory.unsqueeze(-2)
-        return [rows] if lengths is None else [rows] + tight(lengths)  # noqa: RUF005
+        return [memory.unsqueeze(-2)] + where_of(memory, lengths)  # noqa: RUF005
 
     @torch.jit.export
     def core(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor]) -> Tensor:
         """[T, D] with lengths [B], or a dense [N, L, D] with None, and what `remember` gave."""
         q, rows = self.query(values).unsqueeze(-2), memory[0]
-        if lengths is None:
+        if lengths is None or values.dim() == 3:
             block = rows.transpose(1, 2)
-            context = attend_block(q.transpose(1, 2), block, block, False).transpose(1, 2)
+            there = None if lengths is None else memory[-1]
+            context = attend_block(q.transpose(1, 2), block, block, False, key_lengths=there).transpose(1, 2)
         else:
             context = attend(q, rows, rows, lengths, memory[-1], False, key_rows=memory[-2])
         return torch.tanh(self.combine(torch.cat([context.squeeze(-2), values], -1)))

@@ -201,8 +201,8 @@ class SoftmaxHead(Head):
 
     @torch.jit.export
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """[T, D] to [T, C], adding up to 1."""
-        return at_least_float32(self.scores(hidden_TD)).softmax(1)
+        """[..., D] to [..., C], adding up to 1."""
+        return at_least_float32(self.scores(hidden_TD)).softmax(-1)
 
     @torch.jit.unused
     def likelihoods(self, hidden_TD: Tensor, lengths: Tensor | None, tags_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,8 +212,8 @@ class SoftmaxHead(Head):
 
     @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """[T] int64, the likeliest class of each row."""
-        return self.scores(hidden_TD).argmax(1)
+        """[...] int64, the likeliest class of each row."""
+        return self.scores(hidden_TD).argmax(-1)
 
     def loss(self, hidden_TD: Tensor, targets_T: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The sum over rows of the negative log-likelihood, in nats; 0 for no rows. A target of -100 adds nothing.

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import at_least_float32
-from seqlab.ragged import Ragged, segments_of
+from seqlab.ragged import Ragged, inside_of, segments_of
 
 PoolingKind = Literal["mean", "max", "first", "last", "attention"]
 
 
 class Pooling(nn.Module):
-    """From Ragged [T, D] to [B, D]; `core` takes [T, D] with lengths [B], or [N, L, D] with None."""
+    """From Ragged [T, D] to [B, D]; `core` takes [T, D] with lengths [B], or [N, L, D] with None.
+
+    Of a right-padded [N, L, D] it takes the lengths, too; only exported graphs read such.
+    """
 
     @torch.jit.unused
     def forward(self, x: Ragged) -> Tensor:
@@ -36,6 +39,9 @@ class MeanPooling(Pooling):
     def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:
             return values.mean(1)
+        if values.dim() == 3:
+            sums = (values * inside_of(lengths, values.shape[1]).unsqueeze(2)).sum(1)
+            return sums / lengths.clamp(min=1).unsqueeze(1)
         segments = segments_of(lengths).to(values.device)
         sums = values.new_zeros([lengths.shape[0], values.shape[1]]).index_add(0, segments, values)
         return sums / lengths.clamp(min=1).to(values.device).unsqueeze(1)
@@ -48,6 +54,9 @@ class MaxPooling(Pooling):
     def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:
             return values.amax(1)
+        if values.dim() == 3:  # of an empty sequence the first row, and in its place zeros
+            there = inside_of(lengths.clamp(min=1), values.shape[1]).unsqueeze(2)
+            return values.masked_fill(~there, -float("inf")).amax(1) * (lengths > 0).unsqueeze(1)
         segments = segments_of(lengths).to(values.device).unsqueeze(1).expand_as(values)
         zeros = values.new_zeros([lengths.shape[0], values.shape[1]])
         return zeros.scatter_reduce(0, segments, values, "amax", include_self=False)
@@ -66,6 +75,10 @@ class LastPooling(Pooling):
         forward = values.shape[-1] - self.backward
         if lengths is None:
             return torch.cat([values[:, -1, :forward], values[:, 0, forward:]], 1)
+        if values.dim() == 3:
+            at = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, forward)
+            ends = [values[:, :, :forward].gather(1, at).squeeze(1), values[:, 0, forward:]]
+            return torch.cat(ends, 1) * (lengths > 0).unsqueeze(1)
         after = lengths.cumsum(0)
         empty = lengths == 0
         # One row more, of zeros, so that a row exists to read from.
@@ -90,6 +103,10 @@ class AttentionPooling(Pooling):
         scores = at_least_float32(values @ self.query.to(values.dtype))
         if lengths is None:
             return (scores.softmax(1).to(values.dtype).unsqueeze(2) * values).sum(1)
+        if values.dim() == 3:
+            there = inside_of(lengths.clamp(min=1), values.shape[1])
+            shares_NL = scores.masked_fill(~there, -float("inf")).softmax(1).to(values.dtype)
+            return (shares_NL.unsqueeze(2) * values).sum(1) * (lengths > 0).unsqueeze(1)
         segments = segments_of(lengths).to(values.device)
         zeros = scores.new_zeros([lengths.shape[0]])
         largest = zeros.scatter_reduce(0, segments, scores.detach(), "amax", include_self=False)

@@ -71,7 +71,10 @@ class LearnedPositions(Positions):
         self.table = nn.Parameter(torch.randn(max_length, width) * 0.02)
 
     def embed(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
-        if positions_T.device.type == "cpu" and positions_T.numel() > 0:  # elsewhere one would wait for the device
+        looks = positions_T.device.type == "cpu" and positions_T.numel() > 0  # elsewhere one would wait for the device
+        if not torch.jit.is_scripting():
+            looks = looks and not torch.compiler.is_compiling()
+        if looks:
             length = int(positions_T.max()) + 1
             if length > self.table.shape[0]:
                 raise ValueError(
@@ -82,10 +85,10 @@ class LearnedPositions(Positions):
 
 
 def _angles(positions_T: Tensor, width: int, base: float, like: Tensor) -> Tensor:
-    """[T, width / 2] angles position / base^(2 i / width), computed in float32 or better."""
+    """[..., width / 2] angles position / base^(2 i / width), computed in float32 or better."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     frequencies = torch.exp(torch.arange(0, width, 2, dtype=dtype, device=like.device) * (-math.log(base) / width))
-    return positions_T.to(dtype).unsqueeze(1) * frequencies
+    return positions_T.to(dtype).unsqueeze(-1) * frequencies
 
 
 class SinusoidalPositions(Positions):
@@ -99,7 +102,7 @@ class SinusoidalPositions(Positions):
 
     def embed(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
         angles = _angles(positions_T, self.width, 10_000.0, x_TD)
-        return x_TD + torch.cat([angles.sin(), angles.cos()], 1).to(x_TD.dtype)
+        return x_TD + torch.cat([angles.sin(), angles.cos()], -1).to(x_TD.dtype)
 
 
 class RotaryPositions(Positions):
@@ -113,7 +116,7 @@ class RotaryPositions(Positions):
         self.base = base
 
     def rotate(self, q_THK: Tensor, positions_T: Tensor) -> Tensor:
-        angles = _angles(positions_T, self.head_width, self.base, q_THK).unsqueeze(1)
+        angles = _angles(positions_T, self.head_width, self.base, q_THK).unsqueeze(-2)
         cos, sin = angles.cos().to(q_THK.dtype), angles.sin().to(q_THK.dtype)
         a, b = q_THK.chunk(2, -1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

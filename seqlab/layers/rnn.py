@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.backend import is_fast
+from seqlab.layers.block import unroll_block
 from seqlab.layers.cells import Cell
 from seqlab.layers.contract import check_step, make_cell
 from seqlab.layers.layer import SequenceLayer
@@ -16,7 +17,7 @@ from seqlab.ragged import positions_of, time_major_of, widths_of
 
 
 class Recurrence(nn.Module):
-    """One cell over one direction of a time-major batch."""
+    """One cell over one direction of a batch."""
 
     def __init__(self, cell: nn.Module, reverse: bool, hidden_size: int) -> None:
         super().__init__()
@@ -24,8 +25,13 @@ class Recurrence(nn.Module):
         self.reverse = reverse
         self.hidden_size = hidden_size
 
-    def forward(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state."""
+    def forward(self, x_TD: Tensor, lengths: Tensor | None, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state. Or what
+        `unroll_block` takes."""
+        if not torch.jit.is_scripting():
+            if x_TD.dim() == 3:
+                return unroll_block(self.cell, x_TD, lengths, state, self.reverse)
+        assert lengths is not None
         if not torch.jit.is_scripting():
             if is_fast() and hasattr(self.cell, "unroll"):
                 return self.cell.unroll(x_TD, lengths, state, self.reverse)
@@ -146,6 +152,10 @@ class RecurrentStack(SequenceLayer):
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
+        """Of a right-padded block [N, L, D] with lengths [N] too, which only exported graphs read (block.py)."""
+        if not torch.jit.is_scripting():
+            if values.dim() == 3 and (lengths is not None or torch.compiler.is_exporting()):
+                return self.unroll(values, lengths, self.initial_state(values.shape[0]) if state is None else state)
         rows = values.shape[:-1]
         if lengths is None:
             lengths = torch.full([rows[0]], rows[1], dtype=torch.int64)
@@ -158,7 +168,14 @@ class RecurrentStack(SequenceLayer):
         lengths = lengths[longest]
         index, inverse, longest = index.to(values.device), inverse.to(values.device), longest.to(values.device)
         state = [tensor.index_select(0, longest) for tensor in state]
-        y = permute(values, index, inverse)
+        y, last = self.unroll(permute(values, index, inverse), lengths, state, widths)
+        back = torch.argsort(longest)
+        return permute(y, inverse, index).unflatten(0, rows), [tensor.index_select(0, back) for tensor in last]
+
+    def unroll(
+        self, y: Tensor, lengths: Tensor | None, state: list[Tensor], widths: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """All layers; see `Recurrence.forward`. Step s has `widths[s]` rows, of a block None."""
         last: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             x = self.drop(y, widths) if i > 0 or self.variational else y
@@ -167,13 +184,12 @@ class RecurrentStack(SequenceLayer):
                 output, after = recurrence(x, lengths, state[len(last) : len(last) + self.state_size])
                 outputs.append(output)
                 last += after
-            y = torch.cat(outputs, 1)
+            y = torch.cat(outputs, -1)
             if self.residual and y.shape == x.shape:
                 y = y + x
         if self.variational:
             y = self.drop(y, widths)
-        back = torch.argsort(longest)
-        return permute(y, inverse, index).unflatten(0, rows), [tensor.index_select(0, back) for tensor in last]
+        return y, last
 
     def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The next token of every sequence, [B, D] to [B, H]; only for one direction."""
@@ -188,11 +204,11 @@ class RecurrentStack(SequenceLayer):
                 y = y + x
         return self.dropout(y) if self.variational else y, after
 
-    def drop(self, x_TD: Tensor, widths: Tensor) -> Tensor:
+    def drop(self, x_TD: Tensor, widths: Tensor | None) -> Tensor:
         """Dropout of time-major rows, of which step s has `widths[s]`."""
         if not self.variational:
             return self.dropout(x_TD)
-        if not self.training or x_TD.shape[0] == 0:
+        if not self.training or widths is None or x_TD.shape[0] == 0:
             return x_TD
         mask_BD = self.dropout(x_TD.new_ones([int(widths[0]), x_TD.shape[1]]))
         return x_TD * mask_BD.index_select(0, positions_of(widths).to(x_TD.device))

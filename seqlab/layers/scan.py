@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers import compiled_loops
+from seqlab.layers.operators import Operator, linear_weights
 from seqlab.layers.product import Linear
 from seqlab.layers.steps import final_rows, previous_rows, reversed_rows
 from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of
@@ -159,6 +160,12 @@ class MinimalCell(nn.Module):
         a_TH, b_TH = self.project(x_TD).chunk(2, 1)
         h_TH, last_BH = linear_recurrence(a_TH, b_TH, lengths, state[0], reverse)
         return h_TH, [last_BH]
+
+    @torch.jit.unused
+    def operator(self, x_NLD: Tensor) -> Operator:
+        """What it is in ONNX."""
+        ab_NLH = self.project(x_NLD.flatten(0, 1)).unflatten(0, x_NLD.shape[:2])
+        return Operator("linear", ab_NLH, *linear_weights(self.hidden_size, ab_NLH))
 
 
 def positive(x: Tensor) -> Tensor:

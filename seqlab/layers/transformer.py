@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from seqlab.layers.attention import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend, is_fast
-from seqlab.layers.cache import make_room, tight
+from seqlab.layers.cache import make_room, where_of
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions
 from seqlab.layers.product import Linear
@@ -225,13 +225,13 @@ class TransformerStack(SequenceLayer):
     def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
         """Keys and values of the memory for every block, as a cache (cache.py) that nobody adds to.
 
-        Of a dense memory [N, L', D'] keys and values alone.
+        Of a dense memory [N, L', D'] keys and values alone, of a right-padded one these and the lengths.
         """
         kept: list[Tensor] = []
         for block in self.blocks:
             if block.cross is not None:
                 kept += block.cross.remember(memory, lengths)[:2]
-        return kept if lengths is None else kept + tight(lengths)
+        return kept + where_of(memory, lengths)
 
     @torch.jit.export
     def core(
@@ -241,11 +241,14 @@ class TransformerStack(SequenceLayer):
         state: list[Tensor] | None = None,
         memory: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """`memory`: what `remember` gave."""
+        """`memory`: what `remember` gave. Of a right-padded block [N, L, D] with lengths [N], which only exported
+        graphs read, the state is keys and values [N, M, G, K] and the lengths."""
         x = values
-        end: list[Tensor] = [] if lengths is None else tight(lengths)
+        end = where_of(values, lengths)
         place: list[Tensor] = []
-        if state is not None and lengths is not None:
+        if state is not None and lengths is not None and values.dim() == 3:
+            place, end = [state[-1]], [state[-1] + lengths]
+        elif state is not None and lengths is not None:
             if len(state) != 2 * len(self.blocks) + 3:
                 raise ValueError(
                     "nothing to continue from: a training pass with model.checkpointing=true keeps no keys and values"
@@ -258,7 +261,9 @@ class TransformerStack(SequenceLayer):
             past = None if state is None else state[2 * i : 2 * i + 2] + place
             source = memory
             if memory is not None:
-                source = memory[2 * i : 2 * i + 2] + ([] if lengths is None else memory[-2:])
+                source = memory[2 * i : 2 * i + 2] + (
+                    [] if lengths is None else memory[-2:]
+                )  # a block's last says it all
             x, kept = block.core(x, lengths, past, source)
             after += kept
         return self.norm(x), after + end

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.cache import tight
+from seqlab.layers.cache import untouched
 from seqlab.layers.cells import Cell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.global_attention import GlobalAttention
@@ -188,7 +188,7 @@ class TransformerDecoder(Decoder):
     @torch.jit.export
     def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         source = self.stack.remember(memory, lengths)
-        return source, [rows[:0] for rows in source[:-3]] + tight(torch.zeros_like(lengths))
+        return source, untouched(source, lengths)
 
     @torch.jit.export
     def core(

@@ -1,6 +1,6 @@
 """An export: the folder in which a trained model leaves for production.
 
-    model.ts           the model, in a format's own file (`FORMATS`)
+    model.ts           the model, in a format's own file or files (`FORMATS`)
     export.json        what it is: task, signatures, vocabularies; digests of the rest
     parity.json        for each format how far it is from eager mode, and what it takes (seqlab/serving/parity.py)
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json, as in the bundle
@@ -20,13 +20,20 @@ from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.durable import new_folder, write_file
 from seqlab.errors import InputError, did_you_mean
+from seqlab.serving.exported_programs import export_aoti, export_pt2
+from seqlab.serving.onnx_graphs import export_onnx
 from seqlab.serving.parity import Exported, compare
 from seqlab.serving.torchscript import export_torchscript
 
 FORMAT_VERSION = 1
 
 # Each writes its file into a folder, with what export.json tells, and loads it again.
-FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {"torchscript": export_torchscript}
+FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {
+    "torchscript": export_torchscript,
+    "pt2": export_pt2,
+    "aoti": export_aoti,
+    "onnx": export_onnx,
+}
 
 
 def require_out(out: Path) -> None:
@@ -53,10 +60,11 @@ def chosen(name: str) -> list[str]:
 
 
 def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
-    """Writes the model in these formats, in place of the export that was there; what parity.json tells.
+    """Writes the model in these formats, in place of the export that was there; what parity.json tells. Of several
+    formats those that cannot hold this model are left out, and parity.json tells why.
 
     Raises:
-        InputError: a format cannot hold this model, or differs from it.
+        InputError: the one format asked for cannot hold this model, or one differs from it.
     """
     bundle.task.model.eval()
     about = {
@@ -73,11 +81,20 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
     }
     out = out.absolute()
     with new_folder(out) as folder:
-        parity = {}
+        parity: dict[str, Any] = {}
         for name in formats:
-            exported = FORMATS[name](bundle, about, folder)
-            size = (folder / exported.file).stat().st_size
-            parity[name] = {"file": exported.file, "bytes": size, **compare(bundle, exported)}
+            before = {*folder.iterdir()}
+            try:
+                exported = FORMATS[name](bundle, about, folder)
+            except InputError as error:
+                if len(formats) == 1:
+                    raise
+                for path in {*folder.iterdir()} - before:
+                    path.unlink()
+                parity[name] = {"refused": str(error)}
+                continue
+            size = sum((folder / file).stat().st_size for file in exported.files)
+            parity[name] = {"files": exported.files, "bytes": size, **compare(bundle, exported)}
         for name, data in bundle.vocabularies.files.items():
             write_file(folder / name, data)
         write_file(folder / "parity.json", json.dumps(parity, indent=2).encode())

@@ -16,7 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -48,14 +48,14 @@ Call = Callable[[Batch], Outputs]
 class Exported:
     """A model as it was written, and loaded again from there.
 
-    file      its name in the folder
+    files     their names in the folder
     calls     by the name of their signature
-    shortest  the shortest sequence that may be asked; with 0 a batch of none may be, too
+    shortest  of a call that cannot be asked about just any batch, the shortest sequence there must be in it
     """
 
-    file: str
+    files: tuple[str, ...]
     calls: Mapping[str, Call]
-    shortest: int = 0
+    shortest: Mapping[str, int] = field(default_factory=dict)
 
 
 def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
     """
     room = getattr(getattr(bundle.task.model, "encoder", None), "max_length", None)
     longest = bundle.longest or bundle.max_length or UNKNOWN_LONGEST
-    asked = cases(longest, room, exported.shortest)
+    asked = cases(longest, room)
     largest: dict[str, dict[str, float]] = {name: {} for name in exported.calls}
     for lengths in asked:
         batch = random_batch(bundle, lengths)
@@ -74,12 +74,14 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
         with backend("plain"):
             right.append(expected(bundle.task.model, batch))
         for name, call in exported.calls.items():
+            if min(lengths, default=0) < exported.shortest.get(name, 0):
+                continue
             for output, difference in differences(call(batch), right).items():
                 largest[name][output] = max(largest[name].get(output, 0.0), difference[0])
                 if difference[1] > 0:
                     raise InputError(
-                        f"{exported.file} is not what was trained, and was not kept: {output} of its {name} signature "
-                        f"differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
+                        f"{', '.join(exported.files)} is not what was trained, and was not kept: {output} of its "
+                        f"{name} signature differ by {difference[0]:.1e} in a batch of lengths {_few(lengths)}"
                     )
     batch = random_batch(bundle, [1 + i * (longest - 1) // 15 for i in range(16)])
     calls = {"eager": lambda batch: expected(bundle.task.model, batch), **exported.calls}
@@ -97,21 +99,18 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
     }
 
 
-def cases(longest: int, room: int | None, shortest: int = 0) -> list[list[int]]:
-    """Lengths of the batches to ask: from the shortest to four times the longest of training, or to where a model that
-    knows only so many positions ends; alone, alike, and mixed, with one very long among short ones."""
+def cases(longest: int, room: int | None) -> list[list[int]]:
+    """Lengths of the batches to ask: from nothing to four times the longest of training, or to where a model that knows
+    only so many positions ends; alone, alike, and mixed, with one very long among short ones."""
     draw = random.Random(0)
     most = 4 * longest if room is None else min(4 * longest, room)
-    one = max(shortest, 1)
-    longest = max(min(longest, most), one)
-    asked = [[one], [longest], [most], [max(longest // 2, one)] * 3]
+    longest = min(longest, most)
+    asked = [[1], [longest], [most], [max(longest // 2, 1)] * 3]
     for size in SEQUENCES:
-        limit = max(one, min(most, 2 * TOKENS // size))
-        lengths = [round(one * (limit / one) ** draw.random()) for _ in range(size)]
+        limit = min(most, 2 * TOKENS // size)
+        lengths = [round(limit ** draw.random()) for _ in range(size)]
         asked.append([*lengths[:-1], most if size < max(SEQUENCES) else lengths[-1]])
-    if shortest == 0:
-        asked += [[], [0], [0, min(3, most), 0, one, 0]]
-    return asked
+    return [*asked, [], [0], [0, min(3, most), 0, 1, 0]]
 
 
 def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:

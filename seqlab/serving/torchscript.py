@@ -55,7 +55,7 @@ def export_torchscript(bundle: Bundle, about: Mapping[str, Any], folder: Path) -
         write_file(folder / FILE, buffer.getvalue())
         loaded = torch.jit.load(folder / FILE)
     calls = {"ragged": lambda batch: ragged(loaded, model, batch), "padded": lambda batch: padded(loaded, model, batch)}
-    return Exported(FILE, calls)
+    return Exported((FILE,), calls)
 
 
 def require_versions() -> None:

@@ -72,7 +72,10 @@ def test_nothing_is_left_of_an_export_that_fails(verb: Callable[..., Outcome], m
     for words, told in (
         (["out=mine"], "mine is there, and is no export"),
         (["out=no/where"], "there is no folder no"),
-        (["out=x", "format=torchscrip"], "format=torchscrip is not torchscript or all (did you mean torchscript?)"),
+        (
+            ["out=x", "format=torchscrip"],
+            "format=torchscrip is not torchscript, pt2, aoti, onnx or all (did you mean torchscript?)",
+        ),
     ):
         code, _, err = verb("export", "run=run", *words)
         assert (code, told in err) == (2, True), err
@@ -92,9 +95,9 @@ def test_parity_sees_one_wrong_row_in_the_longest_text() -> None:
         return {"answers": answers}
 
     right: Callable[[Batch], Outputs] = lambda batch: expected(bundle.task.model, batch)  # noqa: E731
-    assert compare(bundle, Exported("model.x", {"fine": right}))["largest_difference"] == {"fine": {"answers": 0.0}}
+    assert compare(bundle, Exported(("model.x",), {"fine": right}))["largest_difference"] == {"fine": {"answers": 0.0}}
     with pytest.raises(InputError, match=r"answers of its other signature differ by 1.0e-03 .* lengths 48$"):
-        compare(bundle, Exported("model.x", {"fine": right, "other": wrong}))
+        compare(bundle, Exported(("model.x",), {"fine": right, "other": wrong}))
 
 
 def test_lengths_go_to_four_times_the_longest_or_to_where_positions_end() -> None:
@@ -103,7 +106,6 @@ def test_lengths_go_to_four_times_the_longest_or_to_where_positions_end() -> Non
         assert max(max(lengths) for lengths in asked if lengths) == most
         assert {0, 1, 2, 3, 7, 64} <= {len(lengths) for lengths in asked}
         assert any(0 in lengths for lengths in asked)
-        assert all(min(lengths) > 1 for lengths in cases(longest, room, shortest=2))
 
 
 @pytest.mark.parity
@@ -113,6 +115,12 @@ def test_lengths_go_to_four_times_the_longest_or_to_where_positions_end() -> Non
 def test_every_model_in_every_format(name: str, task: str, encoder: str, tmp_path: Path) -> None:
     if task == "pairs without attention" and encoder in ("transformer", "learned", "universal"):
         pytest.skip("a Transformer knows its source by attention alone")
+    if name == "aoti" and (task, encoder) not in (("classes", "lstm"), ("language", "transformer")):
+        pytest.skip("a program takes a minute to compile, and its graph is that of pt2")
+    if name != "torchscript" and (encoder == "universal" or (name == "onnx" and encoder == "my")):
+        with pytest.raises(InputError, match="format=torchscript"):
+            export(tiny_bundle(task, encoder), [name], tmp_path / "out")
+        return
     export(tiny_bundle(task, encoder), [name], tmp_path / "out")
 
 

@@ -1,0 +1,113 @@
+"""torch.export and AOTInductor: graphs of the programs of a model (seqlab/serving/graphs.py), of any count and length.
+
+    NAME.pt2         a graph of torch's operators, loops and all, for `torch.export.load`: Python with torch, no seqlab
+    NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
+                     for the processor it was compiled on, and it takes a compiler and minutes
+
+`torch.export.load` unpickles what the file says is pickled, and an AOTInductor package is machine code: load them only
+if you have made them, or know the digest that export.json tells.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from seqlab.bundle import Bundle
+from seqlab.durable import write_file
+from seqlab.errors import InputError
+from seqlab.serving.asking import Run, calls
+from seqlab.serving.graphs import Program, programs
+from seqlab.serving.parity import Exported
+
+
+def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
+    """Writes a .pt2 file for each program, in which `about` travels as the extra file export.json, and loads it again.
+
+    Raises:
+        InputError: the model has no graph.
+    """
+    runs: dict[str, Run] = {}
+    for program, graph in graphs(bundle):
+        buffer = io.BytesIO()
+        told = {"export.json": json.dumps({**about, "inputs": program.input_names, "outputs": program.outputs})}
+        with quiet():
+            torch.export.save(graph, buffer, extra_files=told)
+            write_file(folder / f"{program.name}.pt2", buffer.getvalue())
+            runs[program.name] = _without_gradients(torch.export.load(folder / f"{program.name}.pt2").module())
+    return _exported(bundle, runs, ".pt2")
+
+
+def export_aoti(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
+    """Compiles an AOTInductor package for each program, and loads them again.
+
+    Raises:
+        InputError: the model has no graph, or what torch makes of it cannot be compiled here.
+    """
+    runs: dict[str, Run] = {}
+    for program, graph in graphs(bundle):
+        path = folder / f"{program.name}.aoti.pt2"
+        with quiet():
+            try:
+                torch._inductor.aoti_compile_and_package(graph, package_path=str(path))
+            except Exception as error:  # whatever a compiler of graphs, or one of C++, says
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason}); it wants a "
+                    "C++ compiler. Choose format=pt2 or format=torchscript"
+                ) from error
+            runs[program.name] = _without_gradients(torch._inductor.aoti_load_package(str(path)))
+    return _exported(bundle, runs, ".aoti.pt2")
+
+
+def graphs(bundle: Bundle, padded_only: bool = False) -> Iterator[tuple[Program, ExportedProgram]]:
+    """The programs of a model, each with its graph.
+
+    Raises:
+        InputError: the model has no graph, or a module of the user's own cannot stand in one.
+    """
+    model: Any = bundle.task.model
+    for program in programs(model):
+        if padded_only and program.name == "equal":
+            continue
+        with quiet(), torch.no_grad():
+            try:
+                graph = torch.export.export(
+                    program.module, program.example, dynamic_shapes=program.dynamic_shapes(model.max_length)
+                )
+            except InputError:
+                raise
+            except Exception as error:  # it has no class of its own for what it cannot export
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(f"torch.export cannot make a graph of {program.name}: {reason}") from error
+        yield program, graph
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn about what they themselves do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _without_gradients(run: Any) -> Run:
+    def call(*tensors: Tensor) -> list[Tensor]:
+        with torch.no_grad():  # where gradients are recorded, a step of a loop takes twenty times as long
+            return list(run(*tensors))
+
+    return call
+
+
+def _exported(bundle: Bundle, runs: Mapping[str, Run], suffix: str) -> Exported:
+    files = tuple(f"{name}{suffix}" for name in runs)
+    return Exported(files, calls(runs, bundle.task.model), {"equal": 1})
