@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundles import tiny_bundle
 from torch import Tensor
+from untrained_bundles import tiny_bundle
 
 from seqlab.errors import InputError
 from seqlab.ragged import Layout, Ragged
