@@ -155,6 +155,8 @@ def find(path: Path | str) -> Path:
     for folder in (Path(path, "bundle"), Path(path, ".bundle.old"), Path(path)):  # the second: a save was cut short
         if (folder / "model.json").is_file():
             return folder
+    if not Path(path).exists():
+        raise InputError(f"run={path} is not there, seen from {Path.cwd()}")
     raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
 
 

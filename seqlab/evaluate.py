@@ -55,7 +55,10 @@ def job(command: Command) -> None:
     metrics = evaluate(task, loaders[asked.split].batches(0), device)
     rows = loaders[asked.split].examples.report
     conditions = getattr(task, "conditions", {})
-    about = {"run": str(run), "split": asked.split, "precision": precision, "conditions": conditions, "rows": rows}
+    about = {
+        "run": str(run), "split": asked.split, "data": [word for word in command.overrides if word.startswith("data")],
+        "dtype": precision, "conditions": conditions, "rows": rows,
+    }  # fmt: skip
     text = valid_json.dumps({**about, **metrics}, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())

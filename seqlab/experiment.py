@@ -202,13 +202,13 @@ def warn_of_warm_up(warmup_steps: int, limits: Limits, train: Loader) -> None:
     batches, tokens = train.count(0), int(train.examples.lengths.sum())
     if not batches or train.first_batches is not None:
         return  # of records that are streamed, nobody knows how many there are; of a few, nobody wants much
-    share = limits.progress(1, 1 / batches, tokens // batches)  # of the run, that one batch is
+    share, limit = limits.nearest(1, 1 / batches, tokens // batches)  # of the run, that one batch is
     if 2 * share * warmup_steps > 1:
         steps = max(1, round(1 / share))
         logger.warning(
-            "training has about %d steps, and the learning rate climbs for schedule.warmup_steps=%d: set "
+            "%s ends training after about %d steps, and the learning rate climbs for schedule.warmup_steps=%d: set "
             "schedule.warmup_steps=%d, or train longer",
-            steps, warmup_steps, steps // 10,
+            limit, steps, warmup_steps, steps // 10,
         )  # fmt: skip
 
 

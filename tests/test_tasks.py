@@ -187,6 +187,13 @@ def test_tags(verb: Callable[..., Outcome]) -> None:
     assert len(text["probabilities"]) == 5
     assert words["tags"] == ["S-LOC", "O", "B-PER", "E-PER"]
     assert words["spans"] == [{"type": "LOC", "words": [0, 1]}, {"type": "PER", "words": [2, 4]}]
+    code, out, err = verb("evaluate", "run=run")
+    assert code == 0, err
+    judged = json.loads(out)
+    assert judged["dtype"] == "float32"
+    assert judged["precision"] == json.loads(Path("run/summary.json").read_text())["test"]["precision"]
+    code, _, err = verb("evaluate", "run=nowhere")
+    assert (code, "run=nowhere is not there, seen from" in err) == (2, True)
 
 
 @pytest.mark.parametrize("model", [["model=lstm"], ["model=transformer", "model.layers=1"]])
@@ -204,7 +211,7 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
         assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
     assert [one["conditions"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
     assert greedy["conditions"] == json.loads(Path("run/run.json").read_text())["conditions"]
-    assert greedy["precision"] == "float32"
+    assert greedy["dtype"] == "float32"
     assert greedy["conditions"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
     assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]

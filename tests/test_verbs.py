@@ -504,7 +504,10 @@ def test_a_run_that_would_end_in_its_warm_up_is_told_so(
     words = ["model=tanh", "trainer.max_steps=null", limit]
     code, _, err = verb("train", *tiny(*words, "schedule.warmup_steps=100"), "output_dir=run")
     assert code == 0, err
-    told = re.search(r"about (\d+) steps, .* set schedule.warmup_steps=(\d+), or train longer", caplog.text)
+    told = re.search(
+        rf"{limit} ends training after about (\d+) steps, .* set schedule.warmup_steps=(\d+), or train longer",
+        caplog.text,
+    )
     assert told is not None
     steps = json.loads(Path("run/summary.json").read_text())["steps"]
     assert abs(int(told[1]) - steps) <= 1

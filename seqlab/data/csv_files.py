@@ -90,6 +90,8 @@ class CsvFiles(RecordFiles):
 
     def _hint(self, first: list[str]) -> str:
         """What the first row of a file, in which a column is missing, says of its format."""
+        if first[0].lstrip().startswith("{"):
+            return "; these seem to be JSON lines: try data=json"
         other = next((d for d in "\t;|," if d != self.delimiter and d in first[0]), None) if len(first) == 1 else None
         if other is not None:
             named = {"\t": ("tabs", "data=tsv"), ",": ("commas", "data=csv")}

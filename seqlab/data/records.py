@@ -116,7 +116,9 @@ def _text(field: str, value: Any) -> str:
     if type(value) is bytes:
         value = decoded(value)
     if type(value) is not str:
-        raise _wrong(field, value, "a string")
+        raise _wrong(
+            field, value, "a string, number or truth value, or a list of them" if field == "label" else "a string"
+        )
     if not value or value.isspace():
         raise Unusable(f"empty {field}", f"the {field} is {'blank' if value else 'empty'}")
     if "\0" in value:
@@ -158,7 +160,7 @@ def _names(field: str, value: Any) -> list[str]:
 
 def _wrong(field: str, value: Any, expected: str) -> Unusable:
     if value is None:
-        unread = f"; data.columns.{field}=false reads none" if field in ("pair", "label") else ""
+        unread = f"; data.columns.{field}=false reads none" if field == "pair" else ""
         return Unusable(f"null {field}", f"the {field} is null; expected {expected}{unread}")
     kinds = {
         dict: "an object",

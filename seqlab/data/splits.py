@@ -113,7 +113,8 @@ class _Rows:
 def _require_same(fields: dict[str, Any], kinds: dict[str, type]) -> None:
     if fields.keys() != kinds.keys():
         for field in kinds.keys() - fields.keys():
-            raise Unusable(f"no {field}", f"no {field}, which the first record has; {_unread(field)}")
+            unread = f"; {_unread(field)}" if field == "pair" else ""
+            raise Unusable(f"no {field}", f"no {field}, which the first record has{unread}")
         for field in fields.keys() - kinds.keys():
             known = f"a {field}, but the first record has only {', '.join(kinds)}"
             raise Unusable(f"unexpected {field}", f"{known}; {_unread(field)}")

@@ -57,7 +57,7 @@ class Decoding:
             (self.length_penalty >= 0, f"length_penalty={self.length_penalty}: expected 0 or more"),
             (
                 1 <= self.n_best <= max(self.width, 1),
-                f"n_best={self.n_best}: expected at least 1, and at most width={self.width}",
+                f"n_best={self.n_best}: expected at least 1, and at most width={self.width}, that of the beam",
             ),
             (
                 not filtered or self.temperature != 0,

@@ -52,7 +52,7 @@ def _item(line: bytes, place: str, record: Callable[[Mapping[str, Any]], object]
     except UnicodeEncodeError as error:
         raise InputError(f"{place}: not valid Unicode ({error})") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{place}: {not_json(error)}") from error
+        raise InputError(f'{place}: {not_json(error)}; expected an object, such as {{"text": "..."}}') from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error})") from error
     try:

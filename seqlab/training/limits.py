@@ -42,8 +42,16 @@ class Limits:
 
     def progress(self, steps: int, epochs: float, tokens: int) -> float:
         """From 0 to 1, by the limit nearest to being reached; stays 0 where only minutes are limited."""
-        pairs = ((steps, self.max_steps), (epochs, self.max_epochs), (tokens, self.max_tokens))
-        return min(1.0, max((used / limit for used, limit in pairs if limit is not None), default=0.0))
+        return min(1.0, self.nearest(steps, epochs, tokens)[0])
+
+    def nearest(self, steps: int, epochs: float, tokens: int) -> tuple[float, str]:
+        """How much of the limit nearest to being reached is used, and that limit, such as "trainer.max_epochs=5"."""
+        pairs = {"max_steps": steps, "max_epochs": epochs, "max_tokens": tokens}
+        limits = {name: getattr(self, name) for name in pairs}
+        shares = [
+            (pairs[name] / limit, f"trainer.{name}={limit}") for name, limit in limits.items() if limit is not None
+        ]
+        return max(shares, default=(0.0, "trainer.max_minutes"))
 
     def minutes_used(self, seconds: float) -> float:
         """From 0 on, 1 where the minutes are used up; 0 where they are not limited."""

@@ -418,6 +418,7 @@ HINTS = [
     (b"text,label\n", {"delimiter": "\t"}, "divided by commas: try data=csv"),
     (b"a;b\n", {"header": False, "columns": Columns(text=0, label=1)}, "divided by ';': try"),
     (b"a film that is fine,yes\n", {}, "no header: try data.header=false"),
+    (b'{"text": "fine", "label": "yes"}\n', {}, "JSON lines: try data=json"),
     (b"fine,0.5\n", {}, "no header: try data.header=false"),
     (b"fine,yes\n", {"columns": Columns(text=0)}, "no header: try data.header=false"),
     (b",review,star rating\n", {}, None),

@@ -358,7 +358,7 @@ def test_generation_leaves_the_model_and_the_global_generator_as_they_were() -> 
         ({"top_p": 0.9}, "set temperature=1, or leave them null"),
         ({"width": 0}, "width=0: a beam holds at least 1"),
         ({"width": 4, "temperature": 0.5}, "set temperature=0 or width=1"),
-        ({"width": 2, "n_best": 3}, "n_best=3: expected at least 1, and at most width=2"),
+        ({"width": 2, "n_best": 3}, "n_best=3: expected at least 1, and at most width=2, that of the beam"),
         ({"length_penalty": -0.5}, "length_penalty=-0.5: expected 0 or more"),
         ({"max_tokens": -3, "n_best": 0}, "max_tokens=-3.*\n.*n_best=0"),
     ],

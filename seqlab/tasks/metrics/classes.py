@@ -52,7 +52,7 @@ class Confusion:
             "accuracy": (correct.sum() / rows).item(),
             "macro_f1": rates(counts_C3).f1.nanmean().item(),
             "micro_f1": rates(counts_C3[positive].sum(0)).f1.item(),
-            "mcc": (covariance / torch.where((spread == 0) & (rows > 0), 1.0, spread)).item(),
+            "mcc": (covariance / torch.where((spread == 0) & (rows > 0), 1.0, spread)).clamp(-1, 1).item(),
         }
 
 
