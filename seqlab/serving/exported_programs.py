@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,10 +95,18 @@ def graphs(bundle: Bundle, padded_only: bool = False) -> Iterator[tuple[Program,
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn about what they themselves do."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Exporters warn about what they themselves do, and log what they do not find."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx._internal.exporter._registration")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _without_gradients(run: Any) -> Run:

@@ -6,7 +6,6 @@ Recurrences are ONNX's own operators LSTM, GRU and RNN, not loops over steps. NA
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,24 +37,19 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
         raise InputError(
             f"format=onnx needs a package that is not there ({error.name}): install seqlab[onnx]"
         ) from error
-    level = logging.getLogger("onnxscript").level
     runs: dict[str, Run] = {}
     with backend("onnx"):
         for program, graph in graphs(bundle, padded_only=True):
-            logging.getLogger("onnxscript").setLevel(logging.ERROR)
-            try:
-                with quiet():
-                    exported = torch.onnx.export(
-                        graph,
-                        dynamo=True,
-                        verbose=False,
-                        opset_version=OPSET,
-                        input_names=program.input_names,
-                        output_names=program.outputs,
-                        custom_translation_table={torch.ops.seqlab.recurrence.default: _recurrence},
-                    )
-            finally:
-                logging.getLogger("onnxscript").setLevel(level)
+            with quiet():
+                exported = torch.onnx.export(
+                    graph,
+                    dynamo=True,
+                    verbose=False,
+                    opset_version=OPSET,
+                    input_names=program.input_names,
+                    output_names=program.outputs,
+                    custom_translation_table={torch.ops.seqlab.recurrence.default: _recurrence},
+                )
             assert exported is not None
             exported.model.metadata_props.update({"seqlab": json.dumps(about)})
             file = folder / f"{program.name}.onnx"
