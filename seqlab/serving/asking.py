@@ -16,10 +16,9 @@ from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Layout, Ragged
 from seqlab.serving.equal_lengths import by_length
-from seqlab.serving.parity import Call, Outputs
+from seqlab.serving.parity import Call, Outputs, in_parts, starts_of
 
 Run = Callable[..., Sequence[Tensor]]
-STEPS = 2  # tokens at the end of a text that are read one by one, each continuing from the state before
 
 
 def calls(runs: Mapping[str, Run], model: nn.Module) -> dict[str, Call]:
@@ -86,23 +85,11 @@ def block(texts: Ragged) -> tuple[Tensor, Tensor]:
     return padded, mask
 
 
-def starts_of(batch: Batch) -> Tensor:
-    """[T] int64: 1 where a word begins."""
-    starts = torch.zeros(batch.tokens.layout.total, dtype=torch.int64)
-    starts[Layout(batch.extras["pieces"].values).offsets[:-1]] = 1
-    return starts
-
-
 def written(texts: Ragged, read: Run, step: Run, given: list[Tensor]) -> Tensor:
-    """The scores after the last token of every text that has one. The last tokens are read one by one, while texts
-    that have fewer wait. `given`: what is handed over besides; of it the state, its end, is replaced by what comes."""
-    lengths = texts.lengths
-    bounds = [(lengths - left).clamp(min=0) for left in range(STEPS, -1, -1)]
-    scores = torch.zeros(0)
-    for begin, end in zip([torch.zeros_like(lengths), *bounds], bounds, strict=False):
-        layout = Layout(end - begin)
-        part = Ragged(texts.values[(texts.offsets[:-1] + begin)[layout.segments] + layout.positions], layout)
-        run = read if end is bounds[0] else step
+    """The scores after the last token of every text that has one; `read` takes its first part, `step` the others.
+    `given`: what is handed over besides; of it the state, its end, is replaced by what comes."""
+    scores, run = torch.zeros(0), read
+    for part in in_parts(texts):
         scores, *state = run(*block(part), *given)
-        given = given[: len(given) - len(state)] + state
-    return scores[: len(texts)][lengths > 0]
+        given, run = given[: len(given) - len(state)] + state, step
+    return scores[: len(texts)][texts.lengths > 0]

@@ -15,7 +15,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -39,6 +39,7 @@ ATOL, RTOL = 2e-5, 1e-4  # float32 over thousands of steps; a token that is read
 SEQUENCES = (2, 7, 64)  # of the batches of mixed lengths
 TOKENS = 2048  # of a batch of several sequences, about
 UNKNOWN_LONGEST = 128  # of a bundle that tells no lengths
+STEPS = 3  # tokens at the end of a text that are read one by one, each continuing from the state before
 
 Outputs = dict[str, Tensor]
 Call = Callable[[Batch], Outputs]
@@ -198,3 +199,22 @@ def _words_of(length: int, draw: torch.Generator) -> list[int]:
 
 def _few(lengths: Sequence[int]) -> str:
     return f"{', '.join(map(str, lengths[:8]))}{', ...' if len(lengths) > 8 else ''}"
+
+
+# ------------------------------------------------------------------------- for the calls of any format
+
+
+def starts_of(batch: Batch) -> Tensor:
+    """[T] int64: 1 where a word begins."""
+    starts = torch.zeros(batch.tokens.layout.total, dtype=torch.int64)
+    starts[Layout(batch.extras["pieces"].values).offsets[:-1]] = 1
+    return starts
+
+
+def in_parts(texts: Ragged) -> Iterator[Ragged]:
+    """The texts but for their last tokens, then these one by one, while texts that have fewer wait with none."""
+    lengths = texts.lengths
+    bounds = [(lengths - left).clamp(min=0) for left in range(STEPS, -1, -1)]
+    for begin, end in zip([torch.zeros_like(lengths), *bounds], bounds, strict=False):
+        layout = Layout(end - begin)
+        yield Ragged(texts.values[(texts.offsets[:-1] + begin)[layout.segments] + layout.positions], layout)

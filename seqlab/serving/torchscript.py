@@ -28,14 +28,13 @@ from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
-from seqlab.ragged import Layout, Ragged, offsets_of
-from seqlab.serving.parity import Exported, Outputs
+from seqlab.ragged import Ragged
+from seqlab.serving.parity import Exported, Outputs, in_parts, starts_of
 from seqlab.serving.signatures import signature
 
 FILE = "model.ts"
 TORCH_BEYOND, PYTHON_BEYOND = (2, 14), (3, 14)  # deprecated since 2.10; nobody has tried it further
 METHODS = ("forward", "padded", "encode", "step")
-STEPS = 3  # tokens at the end of a text that are read one by one, each continuing from the state before
 
 
 def export_torchscript(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
@@ -151,26 +150,14 @@ def padded(script: Any, model: nn.Module, batch: Batch) -> Outputs:
     raise ValueError(f"{type(model).__name__} has no signature")
 
 
-def starts_of(batch: Batch) -> Tensor:
-    """[T] int64: 1 where a word begins."""
-    starts = torch.zeros(batch.tokens.layout.total, dtype=torch.int64)
-    starts[offsets_of(batch.extras["pieces"].values)[:-1]] = 1
-    return starts
-
-
 def _targets(script: Any, batch: Batch, memory: list[Tensor], state: list[Tensor]) -> Outputs:
     scores = _written(batch.extras["prefix"], lambda *part: script.step(*part[:2], memory, part[2]), state)
     return {"scores": scores}
 
 
 def _written(texts: Ragged, step: Any, state: list[Tensor]) -> Tensor:
-    """The scores after the last token of every text that has one. The last tokens are read one by one, while texts
-    that have fewer wait."""
-    lengths = texts.lengths
-    bounds = [(lengths - left).clamp(min=0) for left in range(STEPS, -1, -1)]
+    """The scores after the last token of every text that has one."""
     scores = torch.zeros(0)
-    for begin, end in zip([torch.zeros_like(lengths), *bounds], bounds, strict=False):
-        layout = Layout(end - begin)
-        rows = (texts.offsets[:-1] + begin)[layout.segments] + layout.positions
-        scores, state = step(texts.values[rows], layout.offsets, state)
-    return scores[lengths > 0]
+    for part in in_parts(texts):
+        scores, state = step(part.values, part.offsets, state)
+    return scores[texts.lengths > 0]
