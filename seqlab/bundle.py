@@ -89,6 +89,7 @@ class Bundle:
 
     max_length, over_long   the most tokens of an example in training, and what became of longer ones (`Examples`)
     longest                 the most tokens that an example of training does have, read or written
+    fields                  what the records of training had, such as ("text", "pair", "label"); () if nobody knows
     """
 
     task: Task
@@ -97,6 +98,7 @@ class Bundle:
     max_length: int | None = None
     over_long: str | None = None
     longest: int | None = None
+    fields: tuple[str, ...] = ()
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -138,6 +140,7 @@ def save(folder: Path, specification: Mapping[str, Any], bundle: Bundle) -> None
         "max_length": bundle.max_length,
         "over_long": bundle.over_long,
         "longest": bundle.longest,
+        "fields": list(bundle.fields),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
@@ -200,7 +203,8 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     for name, tensor in distinct_tensors(task.model).items():
         tensor.data.copy_(weights[name])
     task.model.eval()
-    return Bundle(task, form, vocabularies, *map(description.get, ("max_length", "over_long", "longest")))
+    limits, fields = map(description.get, ("max_length", "over_long", "longest")), description.get("fields", ())
+    return Bundle(task, form, vocabularies, *limits, tuple(fields))
 
 
 def _content(path: Path) -> bytes:

@@ -63,7 +63,7 @@ class Experiment:
     def bundle(self) -> bundle.Bundle:
         train = self.loaders["train"]
         limits = train.examples.max_length, train.examples.over_long, train.longest_side
-        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, *limits)
+        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, *limits, self.corpus.fields)
 
     @property
     def kernels(self) -> dict[str, str]:

@@ -3,7 +3,8 @@
 What is read of a line, and what is added to it, is the task's: {"text": "Return the"} gets a "continuation" by a
 language model, {"text": "A fine film."} a "label" by a classifier, and so does {"text": "Is it far?", "pair": "Two
 miles."} by one of pairs; {"words": ["Ann", "ran"]} "tags" by a tagger, and {"source": "walk twice"} a "target" by a
-model from sequence to sequence. Whatever else a line holds is passed through.
+model from sequence to sequence, which begins with a "target_prefix" where one is given. Whatever else a line holds is
+passed through.
 
 Answers come as the lines are read, of which some thousand are held at a time. A file appears when all is answered.
 """
@@ -50,8 +51,9 @@ def job(command: Command) -> None:
     loaded = bundle.load(asked.run, command.trust)
     choose_decoding(loaded.task, asked.decoding)
     loaded.task.model.to(choose_device(asked.device))
-    items, read = tee(read_items(asked.input, loaded.form.record))  # which holds what is not yet answered
-    answers = Predictor(loaded).stream(read, seed=asked.seed, top_k=asked.top_k)
+    predictor = Predictor(loaded)
+    items, read = tee(read_items(asked.input, predictor.record))  # which holds what is not yet answered
+    answers = predictor.stream(read, seed=asked.seed, top_k=asked.top_k)
     pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
     lines = (valid_json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for answer, item in pairs)
     if asked.output is None:

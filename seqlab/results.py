@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
 
 SAMPLES = 5
+MOST = 3  # values of a mapping, such as the probabilities of classes
 
 
 def describe(parts: Experiment) -> str:
@@ -50,14 +53,26 @@ def sample(parts: Experiment) -> str:
         batch = examples.batch([i])
         (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
         read, truth = form.shown(batch, vocabularies)
-        told = ", ".join(f"{name}: {value}" for name, value in form.told(answer, {}, vocabularies).items())
+        told = ", ".join(f"{name}: {readable(value)}" for name, value in form.told(answer, {}, vocabularies).items())
         shown.append(f"[{read}]\n{told}" if begun else f"[{read}]\n{told}\ntruth: {truth}")
     return "\n\n".join(shown)
 
 
+def readable(value: Any) -> str:
+    """A part of an answer, for people: numbers to three digits, of many names the first, which are the likeliest."""
+    if isinstance(value, Mapping):
+        told = [f"{name} {readable(one)}" for name, one in islice(value.items(), MOST)]
+        return ", ".join([*told, "..."] if len(value) > MOST else told)
+    if isinstance(value, list):
+        nested = any(isinstance(one, Mapping | list) for one in value)
+        return ("; " if nested else " ").join(map(readable, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def show(summary: dict[str, Any], samples: str, example: str, path: Path) -> None:
     """The final table, the samples, and how to look at the run."""
-    table = Table(title=f"{counted(summary['steps'], 'step')}, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s")
+    done = f"{counted(summary['steps'], 'step')}, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s"
+    table = Table(title=f"{done}, ended by {summary['ended_by']}")
     table.add_column("")
     for split in ("validation", "test"):
         table.add_column(split, justify="right")

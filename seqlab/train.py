@@ -38,7 +38,7 @@ def job(command: Command) -> None:
                 trainer.resume()
             state = trainer.fit()
             folder.record(**trainer.throughput.facts())
-            summary = {"monitor": parts.task.monitor, **state.summary()}
+            summary = {"monitor": parts.task.monitor, "ended_by": trainer.ended_by, **state.summary()}
             if state.best is None:
                 folder.write_summary(summary)
                 raise CheckpointError(
@@ -53,8 +53,7 @@ def job(command: Command) -> None:
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)
-    example = parts.form.example(parts.corpus.facts.get("fields", ()))
-    results.show(summary, samples, example, folder.path)
+    results.show(summary, samples, parts.form.example(parts.corpus.fields), folder.path)
 
 
 def main() -> None:

@@ -220,6 +220,9 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     assert told["target"] == "A D B"
     assert len(told["best"]) == 2
     assert told["best"][0]["score"] >= told["best"][1]["score"]
+    begun = answers(verb, [{"source": "a d b", "target_prefix": prefix} for prefix in ("A D", "C", "")])
+    assert [one["target"][: len(one["target_prefix"])] for one in begun] == ["A D", "C", ""]
+    assert [begun[0]["target"], begun[2]["target"]] == ["A D B"] * 2
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ class Corpus:
     source: str
     facts: dict[str, Any]
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the records of training had."""
+        return tuple(self.facts.get("fields", ()))
+
 
 def prepare(
     source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, cache_dir: str | os.PathLike[str]

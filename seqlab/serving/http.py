@@ -125,7 +125,7 @@ def application(service: Service) -> ASGIApp:
     @app.get("/about")
     async def about() -> dict[str, Any]:
         """The model's name and task, and an item to try it with."""
-        example = json.loads(service.predictor.form.example())
+        example = json.loads(service.predictor.example)
         return {"task": service.task, "name": service.name, "example": example, "writes": service.decoding is not None}
 
     @app.get("/", include_in_schema=False)
@@ -136,7 +136,7 @@ def application(service: Service) -> ASGIApp:
     async def docs() -> Response:
         return FileResponse(PAGE / "docs.html")
 
-    @app.post("/predict", openapi_extra=body_of(Options, json.loads(service.predictor.form.example())))
+    @app.post("/predict", openapi_extra=body_of(Options, json.loads(service.predictor.example)))
     async def predict(request: Request) -> Response:
         """The model's answer to one item, or to each of "inputs"; an "id" is passed through."""
         items, options, alone = questions(await content_of(request, service.limits.body), service)
@@ -209,7 +209,7 @@ def questions(content: Any, service: Service) -> tuple[list[dict[str, Any]], Opt
     options = checked(Options, named)
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
-            raise Refused(422, f"item {number}: expected an object such as {service.predictor.form.example()}")
+            raise Refused(422, f"item {number}: expected an object such as {service.predictor.example}")
         known = item.get("id")
         if known is not None and not (isinstance(known, int | str) and len(str(known)) <= 200):
             raise Refused(422, f"item {number}: id: expected a number, or a text of at most 200 characters")

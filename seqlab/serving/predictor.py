@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from seqlab import bundle
@@ -74,6 +75,8 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.task, self.form, self.vocabularies = bundle.task, bundle.form, bundle.vocabularies
+        self.example = bundle.form.example(bundle.fields)
+        self.of_pairs = "pair" in bundle.fields
         # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
         cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
         self.longest = bundle.max_length if cuts else None
@@ -94,7 +97,7 @@ class Predictor:
         is always answered alike.
 
         Args:
-            items: what `form.record` reads.
+            items: what `form.record` reads, such as `example`.
             decoding: how to write; None: as the model was trained to be judged.
             seed: of what is drawn.
             top_k: of classes, tell the probabilities of the so many likeliest; None: of all.
@@ -133,6 +136,16 @@ class Predictor:
         """Whether answers hold the probabilities of classes."""
         return self.vocabularies.labels is not None and "tags" not in self.form.fields
 
+    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of an item that are read.
+
+        Raises:
+            ValueError: it is of another kind; says what is expected.
+        """
+        if self.of_pairs and "pair" not in item:
+            raise ValueError(f'the model reads pairs: expected an object such as {self.example}; "pair": null is none')
+        return self.form.record(item)
+
     def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
         """The items as the model reads them.
 
@@ -140,20 +153,21 @@ class Predictor:
             TooLongError: an item is too long for the model.
             ValueError: an item is of another kind.
         """
-        records = [self.form.record(item) for item in items]
+        records = [self.record(item) for item in items]
         if not records:
             return []
-        known = dict.fromkeys(name for record in records for name in record if name in (*self.form.fields, "pair"))
+        known = dict.fromkeys(name for record in records for name in record)
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
         rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
         lengths = rows.column("length").to_pylist()
-        most = min(max(lengths), self.longest or max(lengths))
+        read = [min(length, self.longest or length) for length in lengths]
+        begun = [1] * len(rows)  # of a target; source and target have positions of their own
+        if "written" in rows.column_names:
+            begun = pc.list_value_length(rows.column("written")).to_pylist()
+        most = max(max(tokens + 1 - target, target) for tokens, target in zip(read, begun, strict=True))
         if self.room is not None and most > self.room:
             raise TooLongError(f"{counted(most, 'token')}, and this model knows {self.room} positions: cut it")
-        return [
-            Asked(record, rows.slice(i, 1), length, min(length, most))
-            for i, (record, length) in enumerate(zip(records, lengths, strict=True))
-        ]
+        return [Asked(record, rows.slice(i, 1), lengths[i], read[i]) for i, record in enumerate(records)]
 
     def read_first(
         self, items: Sequence[Mapping[str, Any]], first: int = 0
@@ -179,8 +193,7 @@ class Predictor:
     def examples(self, asked: Sequence[Asked]) -> Examples:
         """These, as a split."""
         rows = pa.concat_tables([one.row for one in asked]).combine_chunks()
-        table = datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
-        return Examples(table, self.longest, "truncate")
+        return Examples(as_dataset(rows), self.longest, "truncate")
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +215,11 @@ class Predictor:
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
                 told[example] = self.form.told(answer, asked[example].record, self.vocabularies)
         return [told[example] for example in range(len(asked))]
+
+
+def as_dataset(rows: pa.Table) -> datasets.Dataset:
+    """A prepared table that lies in memory alone."""
+    return datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
 
 
 def likeliest(answer: Mapping[str, Any], top_k: int) -> dict[str, Any]:

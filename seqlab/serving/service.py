@@ -155,7 +155,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Answers once, that kernels are compiled before anybody waits for them."""
-        item = json.loads(self.predictor.form.example())
+        item = json.loads(self.predictor.example)
         self.predictor.predict([item], None if self.decoding is None else replace(self.decoding, max_tokens=2))
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.state import Seq2SeqState
-from seqlab.ragged import Layout, Ragged
+from seqlab.ragged import Ragged
 from seqlab.tasks.metrics.text import Bleu, ChrF, ExactMatch
 from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, perplexity, seeds_of, terms_of
 from seqlab.text.tokenizer import Tokenizer
@@ -98,7 +98,8 @@ class SequenceToSequence:
         return figures
 
     def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
-        """For each example what was written, best first."""
+        """For each example what was written, best first: after a target without an end mark what follows; a complete
+        one is not looked at."""
         how, seeds = decoding or self.decoding, seeds_of(batch, seed)
         with torch.no_grad():
             prompts, state = self.begin(batch)
@@ -110,7 +111,8 @@ class SequenceToSequence:
         return self.tokenizer.end
 
     def begin(self, batch: Batch) -> tuple[Ragged, Seq2SeqState]:
-        """What is continued, and what the model knows before: the source."""
-        begin = torch.full((len(batch),), self.end, device=batch.tokens.device)
-        prompts = Ragged(begin, Layout(torch.ones(len(batch), dtype=torch.int64)))
-        return prompts, self.model.remember(batch.tokens)
+        """What is continued, an end mark and a target without one; and what the model knows before: the source."""
+        end = batch.targets.values.new_tensor([self.end])
+        targets = batch.targets.to_list()
+        begun = [torch.cat([end, target[:0] if target[-1:].equal(end) else target]) for target in targets]
+        return Ragged.from_list(begun), self.model.remember(batch.tokens)

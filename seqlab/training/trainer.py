@@ -114,7 +114,7 @@ class Trainer:
         with StopSignals() as self.signals, closing(self._endless()) as batches:
             try:
                 self._evaluate_if_due()  # a signal may have cut it short, before the checkpoint we come from
-                while not self.finished:
+                while self.ended_by is None:
                     batch, waited = self._fetch(batches)
                     began = time.perf_counter()
                     self.optimizer.zero_grad()
@@ -147,9 +147,17 @@ class Trainer:
         return self.limits.progress(self.state.step, self.state.epochs, self.state.tokens)
 
     @property
-    def finished(self) -> bool:
-        out_of_patience = self.patience is not None and self.state.stale >= self.patience
-        return self.progress >= 1 or self.limits.minutes_used(self.state.seconds) >= 1 or out_of_patience
+    def ended_by(self) -> str | None:
+        """The setting that ends training here, such as "trainer.max_epochs=5"; None: it goes on."""
+        state = self.state
+        used, limit = self.limits.nearest(state.step, state.epochs, state.tokens)
+        if used >= 1:
+            return limit
+        if self.limits.minutes_used(state.seconds) >= 1:
+            return f"trainer.max_minutes={self.limits.max_minutes}"
+        if self.patience is not None and state.stale >= self.patience:
+            return f"trainer.patience={self.patience}"
+        return None
 
     def _endless(self) -> Generator[Batch, None, None]:
         """Batches from the state's position on, epoch after epoch; `advance` moves the position to the next epoch."""

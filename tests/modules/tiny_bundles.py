@@ -59,8 +59,8 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM) -> Path:
-    """The folder, with a bundle in it."""
+def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM, fields: tuple[str, ...] = ()) -> Path:
+    """The folder, with a bundle in it, of a model that was trained on records with these fields."""
     form_node, task_node, model = TASKS[task]
     encoder = {**encoder, "causal": task == "language_modeling"}
     specification = {"form": form_node, "task": {**task_node, "model": {**model, "encoder": encoder}}}
@@ -71,5 +71,5 @@ def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM) -> Path:
     with torch.no_grad():
         for parameter in built.model.parameters():
             parameter.mul_(3)  # else all answers are nearly alike
-    bundle.save(folder, specification, Bundle(built, form, vocabularies))
+    bundle.save(folder, specification, Bundle(built, form, vocabularies, fields=fields))
     return folder

@@ -10,18 +10,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import torch
+from tiny_bundles import save
 from typing_words import REPOSITORY, Outcome
 
 import seqlab
+from seqlab.data.examples import Examples
+from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
-from seqlab.models.decoding import Decoding
+from seqlab.models.decoding import Decoding, generate
+from seqlab.ragged import Ragged
 from seqlab.serving import predictor as module
+from seqlab.serving.predictor import as_dataset
 
 ITEMS = {
     "classification": [{"text": "a film"}, {"text": ""}, {"text": "x" * 90}, {"text": "fine", "pair": "film"}],
     "tagging": [{"text": "Ann saw Rome."}, {"words": ["Rome"]}, {"words": []}, {"text": "é " * 30}],
-    "seq2seq": [{"source": "a b"}, {"source": ""}, {"source": "c" * 40}, {"source": "a"}],
+    "seq2seq": [{"source": "a b"}, {"source": "", "target_prefix": "Zo"}, {"source": "c" * 40}, {"source": "a"}],
     "language_modeling": [{"text": "Zoë"}, {"text": ""}, {"text": "b" * 70}, {"text": "a"}],
 }
 
@@ -83,6 +90,20 @@ def test_classes_can_be_the_likeliest_only(bundles: dict[str, Path]) -> None:
         predictor.predict([], top_k=0)
 
 
+def test_a_model_of_pairs_asks_for_both(tmp_path: Path) -> None:
+    predictor = seqlab.load(save(tmp_path / "pairs", "classification", fields=("text", "pair", "label")))
+    pair = json.loads(predictor.example)
+    assert pair.keys() == {"text", "pair"}
+    both, none, empty = predictor.predict([pair, {**pair, "pair": None}, {**pair, "pair": ""}])
+    single = seqlab.load(save(tmp_path / "single", "classification"))
+    assert near(single.predict([pair, {"text": pair["text"]}, {**pair, "pair": ""}]), [both, none, empty])
+    assert len({one["probabilities"]["good"] for one in (both, none, empty)}) == 3
+    with pytest.raises(
+        ValueError, match=r'item 2: the model reads pairs: .* \{"text": "Is it far\?", "pair": "Two miles'
+    ):
+        predictor.predict([pair, {"text": "a"}])
+
+
 def test_spans_lie_in_the_text_and_have_a_probability(bundles: dict[str, Path]) -> None:
     texts = [f"Ann {'x' * n} Rome, é{n}." for n in range(30)]
     told = seqlab.load(bundles["tagging"]).predict([{"text": text} for text in texts])
@@ -99,6 +120,58 @@ def test_a_beam_is_told_with_scores(bundles: dict[str, Path]) -> None:
     (told,) = seqlab.load(bundles["seq2seq"]).predict([{"source": "a"}], Decoding(4, width=3, n_best=3))
     assert told["best"][0]["target"] == told["target"]
     assert [one["score"] for one in told["best"]] == sorted((one["score"] for one in told["best"]), reverse=True)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_target_goes_on_from_its_prefix(width: int, bundles: dict[str, Path]) -> None:
+    predictor = seqlab.load(bundles["seq2seq"])
+    task, write, decoding = predictor.task, predictor.vocabularies.written, Decoding(6, width=width)
+    prefixes = ["", "A", "ABC " * 9, "Zoë", "A"]
+    items = [{"source": source, "target_prefix": prefix} for source in ("a b", "") for prefix in prefixes]
+    told = predictor.predict(items, decoding)
+    for item, answer in zip(items, told, strict=True):
+        ids = write.encode([item["target_prefix"]])[0]
+        source = predictor.vocabularies.tokenizer.encode([item["source"]])[0]
+        with torch.no_grad():
+            state = task.model.remember(Ragged.from_list([torch.tensor([*source, write.end])]))
+        prompt = Ragged.from_list([torch.tensor([write.end, *ids])])
+        ((best, *_),) = generate(task.model, prompt, write.end, decoding, state=state)
+        assert answer["target"] == write.decode([*ids, *best.tokens.tolist()])
+        assert answer["target"].startswith(item["target_prefix"])
+    assert len({answer["target"] for answer in told}) > 4
+    assert predictor.predict([{"source": "a b"}], decoding)[0] == told[0]
+    with pytest.raises(ValueError, match="item 1: target_prefix: expected a text"):
+        predictor.predict([{"source": "a", "target_prefix": 3}])
+
+
+def test_source_and_prefix_have_positions_of_their_own(bundles: dict[str, Path]) -> None:
+    predictor = seqlab.load(bundles["seq2seq"])
+    predictor.room = 7  # six bytes and an end mark, on either side
+    assert predictor.predict([{"source": "a" * 6, "target_prefix": "b" * 6}])[0]["target"].startswith("bbbbbb")
+    for item in ({"source": "a" * 7}, {"source": "a", "target_prefix": "b" * 7}):
+        with pytest.raises(InputError, match="8 tokens, and this model knows 7 positions"):
+            predictor.predict([item])
+
+
+def test_a_complete_target_is_not_looked_at(bundles: dict[str, Path]) -> None:
+    """While judging, the model must not begin with what is right."""
+    predictor = seqlab.load(bundles["seq2seq"])
+    form, vocabularies = predictor.form, predictor.vocabularies
+    targets = ["A B", "", "C" * 9]
+    answers = []
+    for given in (targets, targets[::-1]):
+        records = pa.table({"source": ["a b", "c", "d"], "target": given})
+        examples = Examples(as_dataset(form.rows(records, vocabularies, Rejects())))
+        batch = examples.batch(range(3))
+        answers.append(
+            {
+                i: found[0].tokens.tolist()
+                for i, found in zip(batch.ids.tolist(), predictor.task.answer(batch), strict=True)
+            }
+        )
+    assert answers[0] == answers[1]
+    told = predictor.predict([{"source": source} for source in ("a b", "c", "d")])
+    assert [vocabularies.written.decode(answers[0][i]) for i in range(3)] == [answer["target"] for answer in told]
 
 
 def test_what_was_answered_before_a_bad_line_stays_printed(

@@ -251,8 +251,10 @@ def test_how_often_one_evaluates_changes_nothing(tmp_path: Path) -> None:
 def test_every_limit_ends_with_an_evaluation_and_a_checkpoint(
     tmp_path: Path, limit: dict[str, Any], steps: int
 ) -> None:
-    state = fit(toy_trainer(tmp_path, **limit)).state
+    trainer = fit(toy_trainer(tmp_path, **limit))
+    state = trainer.state
     assert state.step == steps
+    assert trainer.ended_by == "".join(f"trainer.{name}={value}" for name, value in limit.items())
     assert ("validation", state.step) in {(point["split"], point["step"]) for point in lines(tmp_path)}
     assert state.evaluated == state.step
     latest = Checkpoints(tmp_path / "checkpoints").load_latest()
@@ -285,7 +287,7 @@ def test_patience_and_the_best(tmp_path: Path) -> None:
     trainer.task = Worsening(trainer.task.model)
     trainer.publish = lambda: published.append(trainer.state.step)
     fit(trainer)
-    assert trainer.state.step == 7
+    assert (trainer.state.step, trainer.ended_by) == (7, "trainer.patience=3")
     assert (trainer.state.best, trainer.state.best_step, trainer.state.stale) == (2.0, 4, 3)
     assert trainer.state.summary()["validation_best"]["loss"] == 2.0
     assert published == [2, 4]

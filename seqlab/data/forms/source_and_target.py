@@ -20,6 +20,8 @@ from seqlab.text.vocabularies import Vocabularies
 class SourceAndTarget:
     """The source's tokens and an end mark are read; end mark, the target's tokens, end mark are written.
 
+    Who asks may give the beginning of the target, `target_prefix`: a target that has no end mark yet, to go on from.
+
     target_tokenizer  of the target; None: the tokenizer of the source is trained on both and writes too
     """
 
@@ -46,7 +48,8 @@ class SourceAndTarget:
         read, write = vocabularies.tokenizer, vocabularies.written
         tokens = [[*ids, read.end] for ids in read.encode(sources)]
         if targets is None:
-            targets, rows = [""] * len(sources), [[write.end]] * len(sources)
+            targets = values(records, "target_prefix") or [""] * len(sources)
+            rows = [[write.end, *ids] for ids in write.encode(targets)]
         else:
             rows = [[write.end, *ids, write.end] for ids in write.encode(targets)]
         lengths = [len(a) + len(b) - 1 for a, b in zip(tokens, rows, strict=True)]
@@ -54,11 +57,15 @@ class SourceAndTarget:
         return table(lengths, sizes, tokens=lists(tokens), written=lists(rows))
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        return {"source": text_of(item, "source", "text")}
+        prefix = item.get("target_prefix", "")
+        if not isinstance(prefix, str):
+            raise ValueError("target_prefix: expected a text, with which what is written is to begin")
+        return {"source": text_of(item, "source", "text"), "target_prefix": prefix}
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of what was written, best first, each with `tokens` and `score`."""
-        return written("target", answer, vocabularies.written)
+        """Of what was written, best first, each with `tokens` and `score`; the beginning that was given is told too."""
+        (begun,) = vocabularies.written.encode([record.get("target_prefix", "")])
+        return written("target", answer, vocabularies.written, begun)
 
     def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
         source, target = example.tokens.values.tolist(), example.targets.values.tolist()

@@ -54,9 +54,10 @@ class Text:
         return decode(example.tokens.values.tolist()), decode(example.targets.values.tolist())
 
 
-def written(name: str, answer: Sequence[Any], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The best text under that name; where several were asked for, all of them with their scores."""
-    texts = [tokenizer.decode(hypothesis.tokens.tolist()) for hypothesis in answer]
+def written(name: str, answer: Sequence[Any], tokenizer: Tokenizer, begun: Sequence[int] = ()) -> dict[str, Any]:
+    """The best text under that name; where several were asked for, all of them with their scores. Each begins with the
+    tokens that were `begun` with."""
+    texts = [tokenizer.decode([*begun, *hypothesis.tokens.tolist()]) for hypothesis in answer]
     if len(texts) == 1:
         return {name: texts[0]}
     scored = [{name: text, "score": hypothesis.score} for text, hypothesis in zip(texts, answer, strict=True)]

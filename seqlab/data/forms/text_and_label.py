@@ -127,6 +127,8 @@ class TextAndLabel:
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
         fields = {name: item[name] for name in ("text", "pair") if name in item}
+        if fields.get("pair", "") is None:
+            del fields["pair"]
         if "text" not in fields or not all(isinstance(value, str) for value in fields.values()):
             raise ValueError(f"expected an object such as {self.example()}, or of two texts {_PAIR}")
         return fields
