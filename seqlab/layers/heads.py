@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.product import affine, linear, multiply, over_rows
+from seqlab.layers.product import add_over_rows, affine, linear, multiply
 from seqlab.ragged import IGNORED, segments_of
 
 
@@ -122,7 +122,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if dh_TD is not None:
                 dh_TD[chunk] = multiply(product, w_VD)
             if dw_VD is not None:
-                dw_VD += over_rows(product, h)
+                add_over_rows(dw_VD, product, h)
             if db_V is not None:
                 db_V += z.sum(0)
         ctx.save_for_backward(dh_TD, dw_VD, db_V)

@@ -1,15 +1,19 @@
 """Linear maps over all rows of a batch: the products in which nearly all of the work is done.
 
-torch multiplies float32 matrices on the CPU by MKL, which on some processors reaches half the rate of oneDNN, the other
-library torch ships (measured: docs/performance.md). `linear` asks for the second by the operator that torch's own
-compiler puts in; where that operator is not to be had it is `torch.nn.functional.linear`, as it is under scripting,
-export, autocast and `backend("plain")`.
+torch multiplies float32 matrices on the CPU by MKL, which is the faster library on Intel's processors, and on others
+reaches half the rate of oneDNN, which torch ships too (measured: docs/performance.md). There `linear` asks for the
+second by the operator that torch's own compiler puts in; where that is not to be had, under scripting, export, autocast
+and `backend("plain")` it is `torch.nn.functional.linear`.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +22,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
+
+# Ragged batches have any number of rows. For each, oneDNN and torch's layer above it keep a prepared product, 1024 of
+# them by default, which is hundreds of MB. They read this when they first multiply.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "128")
+
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux, where Python does not know the processor
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Linear(nn.Linear):
@@ -53,7 +65,7 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
 
 
 def has_onednn(x: Tensor) -> bool:
-    """Whether products of tensors such as this one can be had from oneDNN, which knows no empty ones."""
+    """Whether products of tensors such as this one are oneDNN's, which knows no empty ones."""
     return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product() is not None
 
 
@@ -67,6 +79,14 @@ def over_rows(a_TA: Tensor, b_TB: Tensor) -> Tensor:
     if a_TA.shape[1] <= b_TB.shape[1]:
         return multiply(a_TA.t(), b_TB)
     return multiply(b_TB.t(), a_TA).t()
+
+
+def add_over_rows(sum_AB: Tensor, a_TA: Tensor, b_TB: Tensor) -> None:
+    """sum += a^T b, in place. oneDNN's operator writes into no tensor that is there; torch's own adds on the way."""
+    if has_onednn(a_TA) or sum_AB.dtype != a_TA.dtype:
+        sum_AB += over_rows(a_TA, b_TB)
+    else:
+        sum_AB.addmm_(a_TA.t(), b_TB)
 
 
 class _Linear(torch.autograd.Function):
@@ -87,8 +107,22 @@ class _Linear(torch.autograd.Function):
         )
 
 
+def _product() -> Product | None:
+    """oneDNN's x W^T + b, where it is the faster."""
+    return None if _is_intel() else _onednn()
+
+
 @cache
-def _product() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+def _is_intel() -> bool:
+    """Whether MKL is made for this processor."""
+    told = platform.processor()
+    with suppress(OSError):
+        told += CPU_INFO.read_text(encoding="utf-8")
+    return "GenuineIntel" in told and torch.backends.mkl.is_available()
+
+
+@cache
+def _onednn() -> Product | None:
     """oneDNN's x W^T + b, if this torch has the operator and it computes that."""
     try:
         operator = torch.ops.mkldnn._linear_pointwise

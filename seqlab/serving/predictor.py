@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,11 +23,6 @@ from seqlab.data.rejects import Rejects
 from seqlab.device import choose_device
 from seqlab.errors import InputError, counted
 from seqlab.models.decoding import Decoding
-
-# Whoever answers for days meets every number of rows there is. For each, oneDNN and torch's layer above it keep a
-# prepared product, 1024 of them by default, which is hundreds of MB. They read this when they first multiply.
-for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_cache, "128")
 
 TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it
 ITEMS_AT_ONCE = 1024  # among so many, those of similar length are answered together; this bounds how far is read ahead

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqlab.layers import product
 from seqlab.layers.backend import backend
-from seqlab.layers.product import Linear, has_onednn, linear, multiply, over_rows
+from seqlab.layers.product import Linear, add_over_rows, has_onednn, linear, multiply, over_rows
+
+
+@pytest.fixture(params=["oneDNN", "torch's own"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either, whatever this processor is."""
+    name: str = request.param
+    if name == "oneDNN" and product._onednn() is None:
+        pytest.skip("this torch has no such operator")
+    monkeypatch.setattr(product, "_is_intel", lambda: name != "oneDNN")
+    assert has_onednn(torch.ones(1)) == (name == "oneDNN")
+    assert product.in_words(torch.device("cpu"), torch.float32).startswith(name)
+    return name
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (1, 5), (70, 5), (3, 4, 5), (0, 4, 5)])
@@ -40,7 +56,29 @@ def test_products_for_gradients_take_any_factors() -> None:
     a, b = torch.randn(6, 4), torch.randn(6, 5)
     for one, other in ((a, b), (b, a), (a[:0], b[:0]), (a[::2], b[::2])):
         assert torch.allclose(over_rows(one, other), one.t() @ other, atol=1e-5)
+        total = torch.randn(one.shape[1], other.shape[1])
+        expected = total + one.t() @ other
+        add_over_rows(total, one, other)
+        assert torch.allclose(total, expected, atol=1e-5)
+    narrow, total = a.bfloat16(), torch.ones(4, 5)  # as the weight's gradient under autocast
+    add_over_rows(total, narrow, b.bfloat16())
+    assert torch.allclose(total, 1 + a.t() @ b, atol=0.1)
     assert torch.allclose(multiply(a.t(), b), a.t() @ b, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["torch's own"], indirect=True)
+@pytest.mark.parametrize("told_by", ["Python", "Linux", "nobody"])
+@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
+def test_the_processor_chooses(
+    library: str, told_by: str, vendor: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(product, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: f"Family 6, {vendor}" if told_by == "Python" else "")
+    if told_by == "Linux":
+        product.CPU_INFO.write_text(f"processor: 0\nvendor_id: {vendor}\n")
+    intel = vendor == "GenuineIntel" and told_by != "nobody" and torch.backends.mkl.is_available()
+    assert product._is_intel.__wrapped__() == intel
 
 
 def test_the_plain_path_and_autocast_are_torch_s_own() -> None:
