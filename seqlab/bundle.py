@@ -31,14 +31,13 @@ from seqlab.durable import new_folder, write_file
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
 from seqlab.tasks.task import Task
+from seqlab.text.vocabularies import FILES as VOCABULARY_FILES
 from seqlab.text.vocabularies import Vocabularies
 
 FORMAT_VERSION = 2
 
 # All that a bundle may consist of, besides model.json.
-FILES = (
-    "model.safetensors", "tokenizer.json", "target_tokenizer.json", "labels.json", "words.json", "README.md",
-)  # fmt: skip
+FILES = ("model.safetensors", *VOCABULARY_FILES, "README.md")
 
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
@@ -182,29 +181,29 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
         digests = description["sha256"]
         if strange := [name for name in (*digests, *end_tokens) if name not in FILES]:
             raise ValueError(f"it has no place for a file {strange[0]!r}")
-        for name in FILES:
-            if name in digests and hashlib.sha256(_content(folder / name)).hexdigest() != digests[name]:
+        if unlisted := [name for name in FILES if name not in digests and os.path.lexists(folder / name)]:
+            raise ValueError(f"{unlisted[0]} does not belong to it")
+        files = {name: _content(folder / name) for name in digests}  # read once: what is checked is what is used
+        for name, content in files.items():
+            if hashlib.sha256(content).hexdigest() != digests[name]:
                 raise ValueError(f"{name} is not the file that was written")
-            if name not in digests and os.path.lexists(folder / name):
-                raise ValueError(f"{name} does not belong to it")
-        with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
-            shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        weights = safetensors.torch.load(files.pop("model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
-    vocabularies = Vocabularies.load(folder, end_tokens)
+    known = Vocabularies.from_files(files, end_tokens, folder)
     form = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
-    specification, known = _resolved(task_node, trust, folder), facts(form, vocabularies)
+    specification, sizes = _resolved(task_node, trust, folder), facts(form, known)
+    shapes = {name: weight.shape for name, weight in weights.items()}
     if not trust:  # what is described may be too large to be made; the user's own code need not know this device
         with torch.device("meta"):
-            _require_shapes(build(specification, known), shapes, folder)
-    task = build(specification, known, trust)
+            _require_shapes(build(specification, sizes), shapes, folder)
+    task = build(specification, sizes, trust)
     _require_shapes(task, shapes, folder)
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
     for name, tensor in distinct_tensors(task.model).items():
         tensor.data.copy_(weights[name])
     task.model.eval()
     limits, fields = map(description.get, ("max_length", "over_long", "longest")), description.get("fields", ())
-    return Bundle(task, form, vocabularies, *limits, tuple(fields))
+    return Bundle(task, form, known, *limits, tuple(fields))
 
 
 def _content(path: Path) -> bytes:

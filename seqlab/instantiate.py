@@ -38,8 +38,8 @@ def instantiate(
         node: plain dicts, lists and scalars.
         key: where the node stands in the configuration, such as "model"; messages begin with it.
         target: what to call, for a plain section without a `_target_`.
-        trust: targets that the user has named, or modules of such. All others must be parts of seqlab, or modules,
-            optimizers or schedulers of torch.
+        trust: targets that the user has named, or modules, of which what they define may be a target, and nothing that
+            they import. All others must be parts of seqlab, or modules, optimizers or schedulers of torch.
         facts: what is found out at run time, such as the size of the vocabulary. Each goes to every node of the tree
             whose signature has an argument of its name, and to no other.
 
@@ -171,16 +171,16 @@ class _Tree:
         if not isinstance(path, str) or not all(name.isidentifier() for name in path.split(".")) or "." not in path:
             self.mistakes.append(f"{key}._target_: expected a dotted name such as my_module.MyClass, got {path!r}")
             return None
-        named = any(path == name or path.startswith(f"{name}.") for name in self.trust)
+        named, modules = path in self.trust, [name for name in self.trust if path.startswith(f"{name}.")]
         # Importing runs code too, so the name is judged before the import and the object after it.
-        if not (named or path.startswith(("seqlab.", "torch.nn.", "torch.optim."))):
+        if not (named or modules or path.startswith(("seqlab.", "torch.nn.", "torch.optim."))):
             return self.refuse(path, key)
         try:
             found = _find(path)
         except _NotFound as error:
             self.mistakes.append(f"{key}._target_={path}: {error}")
             return None
-        if not callable(found) or not (named or is_part(found)):
+        if not callable(found) or not (named or is_part(found) or any(is_of(found, module) for module in modules)):
             return self.refuse(path, key)
         return found
 
@@ -232,12 +232,19 @@ def is_part(found: Any) -> bool:
     """
     module = getattr(found, "__module__", None) or ""
     if module.startswith("seqlab.") and module.count(".") > 1:
-        return vars(sys.modules[module]).get(getattr(found, "__name__", "")) is found
+        return is_of(found, module)
     if isinstance(found, type) and module.startswith(("torch.nn.", "torch.optim.")):
         from torch import nn, optim  # has been imported with the target; not before, `--help` must not wait for it
 
         return issubclass(found, nn.Module | optim.Optimizer | optim.lr_scheduler.LRScheduler)
     return False
+
+
+def is_of(found: Any, package: str) -> bool:
+    """Whether it is defined in that module, or in one of that package, under its own name."""
+    module = getattr(found, "__module__", None) or ""
+    inside = module == package or module.startswith(f"{package}.")
+    return inside and vars(sys.modules[module]).get(getattr(found, "__name__", "")) is found
 
 
 def type_hints(target: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ What is read of a line, and what is added to it, is the task's: {"text": "Return
 language model, {"text": "A fine film."} a "label" by a classifier, and so does {"text": "Is it far?", "pair": "Two
 miles."} by one of pairs; {"words": ["Ann", "ran"]} "tags" by a tagger, and {"source": "walk twice"} a "target" by a
 model from sequence to sequence, which begins with a "target_prefix" where one is given. Whatever else a line holds is
-passed through.
+passed through; a label that is there already, or whatever the answer takes the place of, is found under "given".
 
 Answers come as the lines are read, of which some thousand are held at a time. A file appears when all is answered.
 """
@@ -29,7 +29,7 @@ class Asked:
     output: str | None = None
     trust: str | list[str] | None = None
     device: str = "auto"
-    seed: int = 1
+    seed: int = 0
     top_k: int | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ def job(command: Command) -> None:
     items, read = tee(read_items(asked.input, predictor.record))  # which holds what is not yet answered
     answers = predictor.stream(read, seed=asked.seed, top_k=asked.top_k)
     pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
-    lines = (valid_json.dumps({**item, **answer}, ensure_ascii=False) + "\n" for answer, item in pairs)
+    lines = (valid_json.dumps(beside(item, answer), ensure_ascii=False) + "\n" for answer, item in pairs)
     if asked.output is None:
         for line in lines:
             print(line, end="", flush=True)
@@ -63,6 +63,12 @@ def job(command: Command) -> None:
     with replacing(Path(asked.output)) as file:
         for line in lines:
             file.write(line.encode())
+
+
+def beside(item: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An item with its answer; what the answer takes the place of, such as the right label, is kept as `given`."""
+    given = {name: item[name] for name in answer if name in item and item[name] != answer[name]}
+    return {**item, **answer, **({"given": given} if given else {})}
 
 
 def main() -> None:

@@ -237,6 +237,16 @@ def test_trust_covers_what_it_names_and_no_more() -> None:
     assert mistakes(node, "box", trust={"part"})
 
 
+@pytest.mark.parametrize("target", ["system", "os.system", "Path", "Path.touch", "Mine.touch"])
+def test_a_module_is_trusted_for_what_it_defines_alone(target: str, tmp_path: Path) -> None:
+    text = "import os\nfrom os import system\nfrom pathlib import Path\nclass Mine(Path): pass\n"
+    (tmp_path / "parts.py").write_text(text)
+    (mistake,) = mistakes({"_target_": f"parts.{target}"}, "box", trust={"parts"})
+    assert "your own code must be named by you" in mistake
+    typed = mistakes({"_target_": f"parts.{target}"}, "box", trust={f"parts.{target}"})
+    assert not any("your own code" in mistake for mistake in typed)
+
+
 def test_torch_modules_and_seqlab_parts_are_parts() -> None:
     layer = instantiate({"_target_": "torch.nn.Linear", "in_features": 2, "bias": False}, "head", out_features=3)
     assert layer.weight.shape == (3, 2)

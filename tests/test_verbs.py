@@ -143,7 +143,9 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
         (b'{"text": "a"}\n{"txt": "b"}\n', "line 2"),
         (b'{"text": 3}\n', "line 1"),
         (b"{broken\n", "line 1: not JSON"),
-        (b'{"text": "a\xff"}\n', "line 1: not JSON"),
+        (b'{"text": "a\xff"}\n', "line 1: not UTF-8 (byte 0xff"),
+        (b'{"text": "a", "score": NaN}\n', "line 1: not JSON (NaN is no JSON number)"),
+        (b'\xef\xbb\xbf{"text": "a"}\n[]\n', "line 2: an array"),
         (b"\n \n", "no line"),
         (
             b'[\n{"text": "a"}\n]\n',

@@ -29,7 +29,7 @@ from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
 from seqlab.errors import DataError, InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
-from seqlab.text.vocabularies import Vocabularies
+from seqlab.text.vocabularies import FILES, Vocabularies
 
 _FORMAT = 3  # raise it whenever the same text would be stored differently
 _ROWS_AT_ONCE = 10_000
@@ -175,8 +175,9 @@ def _digest(file: Path) -> str:
 
 def _load(folder: Path, fingerprint: str, source: str) -> Corpus:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     return Corpus(
-        vocabularies=Vocabularies.load(folder, facts["end_tokens"]),
+        vocabularies=Vocabularies.from_files(files, facts["end_tokens"], folder),
         splits={split: datasets.Dataset.load_from_disk(folder / split) for split in SPLITS},
         fingerprint=fingerprint,
         source=source,

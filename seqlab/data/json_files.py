@@ -32,7 +32,7 @@ class JsonFiles(RecordFiles):
                 continue
             origin = f"{file}, line {number}"
             try:
-                item = _parsed(content)
+                item = parsed(content)
                 values = {field: item[key] for field, key in self.columns.choose(item).items()}
             except Unusable as problem:
                 if not ended and problem.reason in ("not JSON", "not UTF-8"):
@@ -42,24 +42,25 @@ class JsonFiles(RecordFiles):
                 yield origin, values
 
 
-def _parsed(content: bytes) -> dict[str, Any]:
+def parsed(content: bytes) -> dict[str, Any]:
+    """The object on a line.
+
+    Raises:
+        Unusable: there is none.
+    """
     text = decoded(content)
     try:
         item = _DECODER.decode(text)
     except RecursionError:
         raise Unusable("nested too deeply", "JSON nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise Unusable("not JSON", not_json(error)) from None
+    except json.JSONDecodeError as error:  # perhaps on the first line of an array over several lines
+        hint = ARRAY if error.doc.lstrip().startswith("[") else ""
+        reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        raise Unusable("not JSON", f"not JSON ({reason}){hint}") from None
     if not isinstance(item, dict):
         kind, hint = ("an array", ARRAY) if isinstance(item, list) else (shown(item), "")
         raise Unusable("not an object", f'{kind}, but every line should be an object such as {{"text": "..."}}{hint}')
     return item
-
-
-def not_json(error: json.JSONDecodeError) -> str:
-    """What is wrong with a line, which may be the first one of an array over several lines."""
-    hint = ARRAY if error.doc.lstrip().startswith("[") else ""
-    return f"not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1}){hint}"
 
 
 def _integer(digits: str) -> int:

@@ -33,7 +33,7 @@ class Tagger(nn.Module):
         allowed: see `CRFHead`, which alone heeds it.
     """
 
-    __jit_ignored_attributes__ = ("max_length", "costs")
+    __jit_ignored_attributes__ = ("max_length", "max_words", "costs")
 
     def __init__(
         self,
@@ -55,6 +55,11 @@ class Tagger(nn.Module):
     def max_length(self) -> int | None:
         """The most pieces of a sentence whose positions are known; None: any, or it is words that have positions."""
         return self.encoder.max_length if self.word_vectors is None else None
+
+    @property
+    def max_words(self) -> int | None:
+        """The most words whose positions are known, where it is words that have positions; None: any."""
+        return None if self.word_vectors is None else self.encoder.max_length
 
     @property
     def costs(self) -> dict[str, float]:

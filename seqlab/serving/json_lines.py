@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from seqlab.data.json_files import ARRAY, not_json
+from seqlab.data.json_files import parsed
+from seqlab.data.rejects import Unusable
 from seqlab.errors import InputError
 
 
@@ -36,6 +38,7 @@ def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> It
     try:
         with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as file:
             for number, line in enumerate(file, start=1):
+                line = line.removeprefix(BOM_UTF8) if number == 1 else line
                 if line.strip():
                     none = False
                     yield _item(line.removesuffix(b"\n"), f"input={source}, line {number}", record)
@@ -47,16 +50,13 @@ def read_items(source: str, record: Callable[[Mapping[str, Any]], object]) -> It
 
 def _item(line: bytes, place: str, record: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:
     try:
-        item = json.loads(line)
+        item = parsed(line)
         json.dumps(item, ensure_ascii=False).encode()  # half a surrogate pair can be read, and not be written
+        record(item)
+    except Unusable as problem:
+        raise InputError(f"{place}: {problem.message}") from problem
     except UnicodeEncodeError as error:
         raise InputError(f"{place}: not valid Unicode ({error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f'{place}: {not_json(error)}; expected an object, such as {{"text": "..."}}') from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON ({error})") from error
-    try:
-        record(item if isinstance(item, dict) else {})
     except ValueError as error:
-        raise InputError(f"{place}: {error}{ARRAY if isinstance(item, list) else ''}") from error
+        raise InputError(f"{place}: {error}") from error
     return item

@@ -26,6 +26,7 @@ from seqlab.models.decoding import Decoding
 
 TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it
 ITEMS_AT_ONCE = 1024  # among so many, those of similar length are answered together; this bounds how far is read ahead
+CHARACTERS_AT_ONCE = 2**22  # and so does this, where items are long
 
 
 def load(path: Path | str, trust: str | Collection[str] = (), device: str = "auto") -> Predictor:
@@ -75,6 +76,7 @@ class Predictor:
         cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
         self.longest = bundle.max_length if cuts else None
         self.room: int | None = getattr(self.task.model, "max_length", None)
+        self.most_words: int | None = getattr(self.task.model, "max_words", None)
         self.task.model.eval()
 
     def predict(
@@ -109,7 +111,8 @@ class Predictor:
         seed: int = 0,
         top_k: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The answers of `predict`, as they come. No more than 1024 items are read ahead, and held.
+        """The answers of `predict`, as they come. No more than 1024 items are read ahead, and held, nor more than were
+        answered before, and one.
 
         Where reading an item raises, all before it are answered first.
         """
@@ -161,6 +164,9 @@ class Predictor:
         most = max(max(tokens + 1 - target, target) for tokens, target in zip(read, begun, strict=True))
         if self.room is not None and most > self.room:
             raise TooLongError(f"{counted(most, 'token')}, and this model knows {self.room} positions: cut it")
+        words = max(len(record.get("words", ())) for record in records)
+        if self.most_words is not None and words > self.most_words:
+            raise TooLongError(f"{counted(words, 'word')}, and this model knows {self.most_words} positions: cut it")
         return [Asked(record, rows.slice(i, 1), lengths[i], read[i]) for i, record in enumerate(records)]
 
     def read_first(
@@ -174,8 +180,10 @@ class Predictor:
             for number, item in enumerate(items, start=first + 1):
                 try:
                     asked += self.read([item])
-                except (InputError, ValueError) as error:
+                except InputError as error:
                     return asked, type(error)(f"item {number}: {error}")
+                except ValueError as error:  # of which some kinds, as of wrong Unicode, take more than a message
+                    return asked, ValueError(f"item {number}: {error}")
             raise  # all can be read, one by one
 
     def batch(self, asked: Sequence[Asked]) -> Batch:
@@ -222,14 +230,17 @@ def likeliest(answer: Mapping[str, Any], top_k: int) -> dict[str, Any]:
 
 
 def _windows(items: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    """The items in lists; what was read before an item that raises comes first."""
+    """The items in lists of 1, 2, 4, ... at most 1024 of them, so that the first answers come soon; what was read
+    before an item that raises comes first."""
     window: list[Mapping[str, Any]] = []
+    most, characters = 1, 0
     try:
         for item in items:
             window.append(item)
-            if len(window) == ITEMS_AT_ONCE:
+            characters += sum(len(value) for value in item.values() if isinstance(value, str | list))
+            if len(window) == most or characters >= CHARACTERS_AT_ONCE:
                 yield window
-                window = []
+                window, most, characters = [], min(2 * most, ITEMS_AT_ONCE), 0
     except InputError:
         if window:
             yield window

@@ -73,11 +73,20 @@ class Tokenizer:
             InputError: the file is missing, is no tokenizer.json, or does not know the end token.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = Path(path).read_bytes()
+        except OSError as error:
             raise InputError(f"cannot read the tokenizer {path}: {error}; see tokenizer.path=") from error
+        return cls.from_json(content, end_token, path)
+
+    @classmethod
+    def from_json(cls, content: bytes, end_token: str, path: str | PathLike[str]) -> Tokenizer:
+        """From what a tokenizer.json holds; `path` is where it was found, for messages.
+
+        Raises:
+            InputError: it is no tokenizer.json, or does not know the end token.
+        """
         try:
-            backend = tokenizers.Tokenizer.from_str(text)
+            backend = tokenizers.Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises nothing narrower
             raise InputError(
                 f"{path} is not a tokenizer.json of the tokenizers library: {error}; see tokenizer.path="

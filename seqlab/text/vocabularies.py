@@ -14,6 +14,8 @@ from seqlab.errors import InputError
 from seqlab.text.tags import allowed_transitions, mark_spans
 from seqlab.text.tokenizer import Tokenizer
 
+FILES = ("tokenizer.json", "target_tokenizer.json", "labels.json", "words.json")  # all that there may be
+
 
 @dataclass(frozen=True)
 class Vocabularies:
@@ -72,7 +74,7 @@ class Vocabularies:
 
     @cached_property
     def files(self) -> dict[str, bytes]:
-        """Name and content of each file, to be read again by `load`."""
+        """Name and content of each file, to be read again by `from_files`."""
         files = {"tokenizer.json": self.tokenizer.to_json()}
         if self.target is not None:
             files["target_tokenizer.json"] = self.target.to_json()
@@ -83,25 +85,25 @@ class Vocabularies:
         return {name: text.encode() for name, text in files.items()}
 
     @classmethod
-    def load(cls, folder: Path, end_tokens: Mapping[str, str]) -> Vocabularies:
-        """From the files in a folder.
+    def from_files(cls, files: Mapping[str, bytes], end_tokens: Mapping[str, str], folder: Path) -> Vocabularies:
+        """From the content of files, by name; `folder` is where they were found, for messages.
 
         Raises:
             InputError: one of them is missing or damaged.
         """
-        tokenizers = {name: Tokenizer.load(folder / name, token) for name, token in end_tokens.items()}
-        if "tokenizer.json" not in tokenizers:
-            raise InputError(f"{folder} is damaged: it names no tokenizer")
-        labels, words = _names(folder / "labels.json"), _names(folder / "words.json")
+        if missing := [name for name in ("tokenizer.json", *end_tokens) if not (name in end_tokens and name in files)]:
+            raise InputError(f"{folder} is damaged: there is no {missing[0]}, or no word of its end token")
+        tokenizers = {name: Tokenizer.from_json(files[name], end, folder / name) for name, end in end_tokens.items()}
+        labels, words = (_names(files.get(name), folder / name) for name in ("labels.json", "words.json"))
         return cls(tokenizers["tokenizer.json"], tokenizers.get("target_tokenizer.json"), labels, words)
 
 
-def _names(file: Path) -> tuple[str, ...] | None:
-    if not file.exists():
+def _names(content: bytes | None, file: Path) -> tuple[str, ...] | None:
+    if content is None:
         return None
     try:
-        names = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        names = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{file} is damaged: it is no list of names")

@@ -287,9 +287,7 @@ def test_two_vocabularies() -> None:
 )
 def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, Any], tmp_path: Any) -> None:
     vocabularies = form.learn(pa.table(records), Bytes())
-    for name, content in vocabularies.files.items():
-        (tmp_path / name).write_bytes(content)
-    loaded = Vocabularies.load(tmp_path, vocabularies.end_tokens)
+    loaded = Vocabularies.from_files(vocabularies.files, vocabularies.end_tokens, tmp_path)
     assert loaded.digest == vocabularies.digest
     assert (loaded.labels, loaded.words) == (vocabularies.labels, vocabularies.words)
     assert loaded.facts["target_vocabulary"] == vocabularies.facts["target_vocabulary"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,12 @@ def test_the_plain_path_and_autocast_are_torch_s_own() -> None:
     if has_onednn(x):
         assert type(layer(x).grad_fn).__name__ == "ViewBackward0"  # unflattened
         assert type(linear(x, layer.weight).grad_fn.next_functions[0][0]).__name__ == "_LinearBackward"  # type: ignore[union-attr]
+
+
+def test_caches_of_products_are_small_before_the_first_product() -> None:
+    code = "import os, seqlab.layers.product; print(*(os.environ[f'{name}_CAPACITY'] for name in os.sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ONEDNN_PRIMITIVE_CACHE", "LRU_CACHE"],
+        env={**os.environ, "LRU_CACHE_CAPACITY": "7"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "128 7\n"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def test_answers_come_before_all_is_read(bundles: dict[str, Path]) -> None:
     answers = seqlab.load(bundles["classification"]).stream(endless())
     for number in range(1, 2500):
         assert next(answers)["label"] in ("good", "bad")
-        assert read <= number + module.ITEMS_AT_ONCE
+        assert read <= min(2 * number, number + module.ITEMS_AT_ONCE)
+    long = ({"text": f"{i} {'x' * 2**21}"} for i in range(99))
+    assert [len(window) for window in islice(module._windows(long), 4)] == [1, 2, 2, 2]
 
 
 def test_classes_can_be_the_likeliest_only(bundles: dict[str, Path]) -> None:
@@ -202,3 +205,23 @@ def test_an_item_that_is_too_long_is_told_by_its_number(
     assert len([next(answers), next(answers)]) == 2
     with pytest.raises(InputError, match="item 3: 9 tokens, and this model knows 5 positions"):
         next(answers)
+    tagger = seqlab.load(bundles["tagging"])
+    tagger.most_words = 2
+    assert len(tagger.predict([{"words": ["Ann", "ran"]}, {"words": []}])) == 2
+    with pytest.raises(InputError, match="item 2: 3 words, and this model knows 2 positions"):
+        tagger.predict([{"words": ["Ann", "ran"]}, {"text": "Ann ran."}])
+
+
+def test_what_is_no_text_is_told_by_its_number(bundles: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"item 2: .*surrogates not allowed"):
+        seqlab.load(bundles["classification"]).predict([{"text": "a"}, {"text": "\ud800"}])
+
+
+def test_what_an_answer_takes_the_place_of_is_kept(verb: Callable[..., Outcome], bundles: dict[str, Path]) -> None:
+    lines = [{"text": "a", "label": "right", "id": 1}, {"text": "a"}]
+    Path("in.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    code, out, err = verb("predict", f"run={bundles['classification']}", "input=in.jsonl")
+    assert code == 0, err
+    first, second = map(json.loads, out.splitlines())
+    assert (first["given"], first["id"], "given" in second) == ({"label": "right"}, 1, False)
+    assert first["label"] == second["label"]

@@ -136,6 +136,22 @@ def test_a_part_that_is_not_seqlabs_own_is_refused(folder: Path, tmp_path: Path,
         assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
 
 
+@pytest.mark.parametrize("name", ["torch.os.system", "system", "torch.load", "Mine.touch", "nothing"])
+def test_a_trusted_module_is_no_way_to_what_it_imports(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_alone.py").write_text(
+        "import torch\nfrom os import system\nfrom pathlib import Path\nclass Mine(type(Path())): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    node = {"part": f"mine_alone:{name}", "command": f"touch {tmp_path / 'canary'}", "f": str(tmp_path / "canary")}
+    change(folder, lambda described: described.update(form=node))
+    with watched() as seen, pytest.raises(InputError, match="mine_alone"):
+        seqlab.load(folder, trust="mine_alone")
+    assert not (tmp_path / "canary").exists()
+    assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
+
+
 NAMES = [
     "../secret", "../../root/secret", "/etc/passwd", "/dev/zero", "..\\secret", "%2e%2e%2fsecret", "a/../../secret",
     "\0", "secret\0.json", ".", "", "//etc/passwd", "~/secret", "model.safetensors/", "./model.safetensors",
@@ -195,27 +211,38 @@ def test_what_is_described_as_giant_is_not_made(folder: Path) -> None:
     assert psutil.Process().memory_info().rss - memory < 50e6
 
 
-@pytest.mark.parametrize("verb_name", ["predict", "evaluate", "serve"])
+@pytest.mark.parametrize("verb_name", ["predict", "evaluate", "export", "serve"])
 def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_name: str, folder: Path) -> None:
     put(folder, "model.safetensors", pickle.dumps(Payload(folder / "canary")))
-    words = {"predict": ["input=-"], "evaluate": ["data=text", "data.path=x"], "serve": ["port=0"]}[verb_name]
-    code, out, err = verb(verb_name, f"run={folder}", *words)
+    words = {"predict": ["input=-"], "evaluate": ["data=text", "data.path=x"], "serve": ["port=0"]}
+    words["export"] = [f"out={folder.parent / 'out'}"]
+    code, out, err = verb(verb_name, f"run={folder}", *words[verb_name])
     assert (code, out) == (2, "")
     assert "is damaged" in err
     assert not (folder / "canary").exists()
 
 
+# What loads a program: one that it has just made.
+PROGRAMS = {
+    "seqlab/layers/compiler.py": {"CDLL("},
+    "seqlab/serving/exported_programs.py": {"export.load(", "aoti_load_package("},
+    "seqlab/serving/torchscript.py": {"jit.load("},
+}
+
+
 def test_no_source_loads_what_can_be_executed() -> None:
     dangerous = re.compile(
-        r"weights_only\s*=\s*False|pickle\.loads?\(|(?<!safetensors\.)torch\.load\(|yaml\.load\(|\beval\(|\bexec\("
+        r"weights_only\s*=\s*False|pickle\.loads?\(|(?<!safetensors\.)torch\.load\(|yaml\.load\(|\beval\(|\bexec\(|"
+        r"jit\.load\(|export\.load\(|aoti_load_package\(|torch\.hub|dlopen|CDLL\("
     )
     allowed = re.compile(r"\.eval\(\)")
     found = {
-        str(path.relative_to(REPOSITORY)): match
-        for path in (REPOSITORY / "seqlab").rglob("*.py")
-        if (match := dangerous.search(allowed.sub("", path.read_text(encoding="utf-8"))))
+        str(path.relative_to(REPOSITORY)): {*matches}
+        for folder in ("seqlab", "scripts", "examples")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if (matches := dangerous.findall(allowed.sub("", path.read_text(encoding="utf-8"))))
     }
-    assert found == {}
+    assert found == PROGRAMS
 
 
 def test_a_served_model_ends_with_the_signal(folder: Path) -> None:
