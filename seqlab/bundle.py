@@ -202,8 +202,8 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     for name, tensor in distinct_tensors(task.model).items():
         tensor.data.copy_(weights[name])
     task.model.eval()
-    limits, fields = map(description.get, ("max_length", "over_long", "longest")), description.get("fields", ())
-    return Bundle(task, form, known, *limits, tuple(fields))
+    limits = {name: description.get(name) for name in ("max_length", "over_long", "longest")}
+    return Bundle(task, form, known, **limits, fields=tuple(description.get("fields", ())))
 
 
 def _content(path: Path) -> bytes:
