@@ -13,7 +13,7 @@ computes nothing here. Gates lie in ONNX's order, and the biases of inputs and s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,16 +66,11 @@ torch.library.define(
 )
 
 
-@torch.library.register_fake("seqlab::recurrence")
 def _shapes(
-    kind: str,
-    x: Tensor,
-    _: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    h: Tensor,
-    c: Tensor,
-    *rest: bool,
+    kind: str, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, lengths: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    h, c, _ = rest
     return x.new_empty(x.shape[0], x.shape[1], weight_hh.shape[1]), torch.empty_like(h), torch.empty_like(c)
+
+
+torch.library.register_fake("seqlab::recurrence", _shapes)

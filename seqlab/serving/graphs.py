@@ -110,7 +110,7 @@ def programs(model: nn.Module) -> list[Program]:
 
     def program(name: str, module: nn.Module, inputs: dict[str, Any], outputs: list[str], **more: Any) -> Program:
         # What has positions: the tokens, or the words that a tagger has made of them.
-        most = model.encoder.max_length if isinstance(model, Tagger) else model.max_length
+        most: Any = model.encoder.max_length if isinstance(model, Tagger) else model.max_length
         return Program(name, module, inputs, {key: {**sizes, **more}[key] for key in inputs}, outputs, most)
 
     match model:

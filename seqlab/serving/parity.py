@@ -29,7 +29,6 @@ from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError
 from seqlab.layers.backend import backend
-from seqlab.layers.crf import CRFHead
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
@@ -209,8 +208,7 @@ def _settled(got: Outputs, best: Outputs, model: Any, batch: Batch) -> Outputs:
     if bool((labels < 0).any()) or bool((labels >= best["probabilities"].shape[1]).any()):
         return got
     hidden = model(batch.tokens, batch.extras["pieces"], batch.extras.get("words"))
-    head = model.head if isinstance(model.head, CRFHead) else None
-    fine = as_good(head, hidden, best["probabilities"], labels, best["labels"], ATOL, RTOL)
+    fine = as_good(model.head, hidden, labels, best["labels"], ATOL, RTOL)
     return {**got, "labels": torch.where(fine, best["labels"], labels)}
 
 

@@ -6,6 +6,8 @@ random field, are as good as one another, it may choose the other one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,28 +15,21 @@ from seqlab.layers.crf import CRFHead
 from seqlab.ragged import Ragged
 
 
-def as_good(
-    head: CRFHead | None,
-    hidden: Ragged,
-    probabilities_WC: Tensor,
-    got_W: Tensor,
-    best_W: Tensor,
-    atol: float,
-    rtol: float,
-) -> Tensor:
+def as_good(head: Any, hidden: Ragged, got_W: Tensor, best_W: Tensor, atol: float, rtol: float) -> Tensor:
     """[W] bool: which labels are as good as the best, but for atol + rtol * |what the best is worth|.
 
     Args:
-        head: of a tagger that chooses the labels of a sentence together; None: each word's by its probability.
+        head: of a tagger; a conditional random field chooses the labels of a sentence together, by the score of their
+            path, others that of each word by its probability.
         hidden: the vectors [W, D] of the words of every sentence.
-        probabilities_WC: of every label of every word.
         got_W, best_W: labels, of which the latter are the best.
     """
-    if head is None:
-        got, best = (probabilities_WC.gather(1, labels.unsqueeze(1)).squeeze(1) for labels in (got_W, best_W))
-        return got >= best - atol - rtol * best
-    got, best = (path_scores(head, hidden, labels) for labels in (got_W, best_W))
-    return (got >= best - atol - rtol * best.abs())[hidden.layout.segments]
+    if isinstance(head, CRFHead):
+        got, best = (path_scores(head, hidden, labels) for labels in (got_W, best_W))
+        return (got >= best - atol - rtol * best.abs())[hidden.layout.segments]
+    chances_WC = head.probabilities(hidden.values)
+    got, best = (chances_WC.gather(1, labels.unsqueeze(1)).squeeze(1) for labels in (got_W, best_W))
+    return got >= best - atol - rtol * best
 
 
 def path_scores(head: CRFHead, hidden: Ragged, labels_W: Tensor) -> Tensor:

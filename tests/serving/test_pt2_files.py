@@ -136,7 +136,7 @@ def size(model: Any, code: str) -> None:
 
 
 def placeholder(model: Any, code: str) -> None:
-    model.update(json.loads(json.dumps(model).replace('"x"', json.dumps(f"x={code}"))))
+    model.update(json.loads(json.dumps(model).replace('"y"', json.dumps(f"y={code}"))))
 
 
 def operator_as_input(model: Any, code: str) -> None:
