@@ -148,9 +148,7 @@ class Streamed(Loader):
             if place is not None:
                 place.update(asdict(at))
             self._longest_read = max(self._longest_read, *(int(side.max(initial=0)) for side in examples.sides))
-            self.longest_side = (
-                self._longest_read
-            )  # before, what may be; from now on what there is, which a bundle tells
+            self.longest_side = self._longest_read  # until now what may be; then what there is, which a bundle tells
             batches = 1 if self.pool == 1 else examples.report["tokens"] // self.tokens + 2  # as one pool
             plan = examples.plan(self.tokens, batches, self.seed, epoch << 32 | at.batch)
             ends = at.batch + len(plan)
