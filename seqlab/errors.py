@@ -47,7 +47,7 @@ class DataError(SeqlabError):
 
 
 class CheckFailedError(SeqlabError):
-    """`seqlab.check` found a difference."""
+    """A check, or the parity of an export, found a difference."""
 
     exit_code = 8
 

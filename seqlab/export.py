@@ -1,7 +1,7 @@
 """python -m seqlab.export run=PATH out=FOLDER [format=torchscript|pt2|aoti|onnx|all]: a trained model, for production.
 
 What is written is loaded again and held against the trained model, on lengths from nothing to four times the longest of
-training. Where it differs, nothing is left.
+training. Where it differs it is not kept, and an export that was there before stays.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ def job(command: Command) -> None:
     from seqlab import bundle
     from seqlab.instantiate import read_settings
     from seqlab.serving.exporting import chosen, export, require_out
+    from seqlab.serving.formats import require
 
     asked = read_settings(Asked, command.config)
     formats, out = chosen(asked.format), Path(asked.out)
     require_out(out)
+    for name in formats:
+        require(name)
     for name, report in export(bundle.load(asked.run, command.trust), formats, out).items():
         if "refused" in report:
             print(f"{name}: {report['refused']}", flush=True)

@@ -5,18 +5,29 @@
 //                                          the number of the token that ends one ("end" in export.json)
 //
 // Of standard input each line is a text: the numbers of its tokens, as tokenizer.json gives them. An empty line is an
-// empty text. docs/deploy.md says how this is compiled.
+// empty text; without lines there is no answer. docs/deploy.md says how this is compiled.
 
 #include <torch/script.h>
 
+#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <iostream>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 using Texts = std::vector<std::vector<int64_t>>;
+
+int64_t number(const std::string& word, const std::string& where) {
+  int64_t value = 0;
+  auto [end, problem] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (problem != std::errc() || end != word.data() + word.size()) {
+    throw std::runtime_error(where + " must be a number, not " + word);
+  }
+  return value;
+}
 
 // tokens [T], text after text, and offsets [B + 1]: the ragged signature.
 std::pair<torch::Tensor, torch::Tensor> ragged(const Texts& texts) {
@@ -40,10 +51,10 @@ void classify(torch::jit::Module& model, const Texts& texts) {
   }
 }
 
-void generate(torch::jit::Module& model, const Texts& prompts, int most, int64_t end) {
+void generate(torch::jit::Module& model, const Texts& prompts, int64_t most, int64_t end) {
   Texts written(prompts.size()), next = prompts;  // what is read next; a text that has ended brings no token
   c10::List<torch::Tensor> state;                 // empty at the beginning
-  for (int i = 0; i < most; i++) {
+  for (int64_t i = 0; i < most; i++) {
     auto [tokens, offsets] = ragged(next);
     if (tokens.numel() == 0) break;
     auto result = model.forward({tokens, offsets, state}).toTuple();
@@ -76,12 +87,14 @@ int main(int argc, char** argv) {
     for (std::string line; std::getline(std::cin, line);) {
       std::istringstream words(line);
       auto& text = texts.emplace_back();
-      for (int64_t token; words >> token;) text.push_back(token);
+      auto where = "line " + std::to_string(texts.size()) + ": a token";
+      for (std::string word; words >> word;) text.push_back(number(word, where));
     }
+    if (texts.empty()) return 0;
     if (argc == 2) {
       classify(model, texts);
     } else {
-      generate(model, texts, std::stoi(argv[2]), std::stoll(argv[3]));
+      generate(model, texts, number(argv[2], "MOST"), number(argv[3], "END"));
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

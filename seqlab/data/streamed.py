@@ -129,6 +129,7 @@ class Streamed(Loader):
         self.source, self.form, self.vocabularies = source, form, vocabularies
         self.longest, self.longest_side, self.over_long = max_length, max_length, over_long
         self._counts: dict[int, int] = {}
+        self._longest_read = 0
 
     def count(self, epoch: int) -> int | None:
         return self._counts.get(epoch)
@@ -146,6 +147,8 @@ class Streamed(Loader):
         for examples, after in self._pools(at):
             if place is not None:
                 place.update(asdict(at))
+            self._longest_read = max(self._longest_read, *(int(side.max(initial=0)) for side in examples.sides))
+            self.longest_side = self._longest_read  # until now what may be; then what there is, which a bundle tells
             batches = 1 if self.pool == 1 else examples.report["tokens"] // self.tokens + 2  # as one pool
             plan = examples.plan(self.tokens, batches, self.seed, epoch << 32 | at.batch)
             ends = at.batch + len(plan)

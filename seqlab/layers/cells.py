@@ -10,6 +10,7 @@ and, if it wants,
     project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
     unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
     flops() -> float     useful FLOPs per token, forward and backward; without it: 6 times its matrix parameters
+    operator(x_NLD) -> Operator     which of ONNX's operators computes it (operators.py); without it: no export to ONNX
 
 `unroll` receives the values as they come in, in time-major order (seqlab/ragged.py), the lengths longest first and the
 state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
@@ -35,7 +36,7 @@ from seqlab.layers.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lst
 
 
 class Cell(Protocol):
-    """What a recurrent stack asks of a cell; `project`, `unroll` and `flops` are optional."""
+    """What a recurrent stack asks of a cell; `project`, `unroll`, `flops` and `operator` are optional."""
 
     def initial_state(self, batch: int) -> list[Tensor]: ...
 

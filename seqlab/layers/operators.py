@@ -13,7 +13,7 @@ computes nothing here. Gates lie in ONNX's order, and the biases of inputs and s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,36 +59,18 @@ def recur(
     return y_NLH, after
 
 
-@torch.library.custom_op(
+torch.library.define(
     "seqlab::recurrence",
-    mutates_args=(),
-    schema="(str kind, Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, Tensor? lengths, Tensor h, Tensor c, "
+    "(str kind, Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias, Tensor? lengths, Tensor h, Tensor c, "
     "bool reverse) -> (Tensor, Tensor, Tensor)",
 )
-def _in_graphs_only(
-    kind: str,
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    h: Tensor,
-    c: Tensor,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError("this operator stands in graphs for ONNX and computes nothing in torch")
 
 
-@_in_graphs_only.register_fake
-def _(
-    kind: str,
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    h: Tensor,
-    c: Tensor,
-    reverse: bool,
+def _shapes(
+    kind: str, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, lengths: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    h, c, _ = rest
     return x.new_empty(x.shape[0], x.shape[1], weight_hh.shape[1]), torch.empty_like(h), torch.empty_like(c)
+
+
+torch.library.register_fake("seqlab::recurrence", _shapes)

@@ -31,7 +31,8 @@ def ask_equal(run: Run, model: nn.Module, batch: Batch) -> Outputs:
     """Of sequences that all have a token."""
     if isinstance(model, Tagger):
         begins = batch.tokens.with_values(starts_of(batch))
-        labels, probabilities = (torch.cat(rows) for rows in by_length(run, batch.tokens.to_list(), begins.to_list()))
+        given = batch.tokens.to_list(), begins.to_list()
+        labels, probabilities = (torch.cat(rows) for rows in by_length(run, *given, outputs=2))
         return {"labels": labels[begins.values != 0], "probabilities": probabilities[begins.values != 0]}
     (rows,) = by_length(run, batch.tokens.to_list())
     match model:

@@ -4,8 +4,8 @@
     NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
                      for the processor it was compiled on, and it takes a compiler and minutes
 
-`torch.export.load` unpickles what the file says is pickled, and an AOTInductor package is machine code: load them only
-if you have made them, or know the digest that export.json tells.
+The former is loaded by `load_pt2` (seqlab/serving/pt2_files.py), which runs nothing of the file. An AOTInductor package
+is machine code: load it only if you have made it, or know the digest that export.json tells.
 """
 
 from __future__ import annotations
@@ -24,72 +24,74 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from seqlab.bundle import Bundle
-from seqlab.durable import write_file
-from seqlab.errors import InputError
+from seqlab.durable import sync_file, write_file
 from seqlab.serving.asking import Run, calls
+from seqlab.serving.formats import UnsuitedError, blaming, reason
 from seqlab.serving.graphs import Program, programs
 from seqlab.serving.parity import Exported
+from seqlab.serving.pt2_files import load_pt2
+
+SHORTEST = {"equal": 1}  # no graph has a block of width 0
 
 
 def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
     """Writes a .pt2 file for each program, in which `about` travels as the extra file export.json, and loads it again.
 
     Raises:
-        InputError: the model has no graph.
+        UnsuitedError: the model has no graph.
     """
     runs: dict[str, Run] = {}
+    signatures: dict[str, Any] = {}
     for program, graph in graphs(bundle):
-        buffer = io.BytesIO()
-        told = {"export.json": json.dumps({**about, "inputs": program.input_names, "outputs": program.outputs})}
+        file, buffer = f"{program.name}.pt2", io.BytesIO()
         with quiet():
+            told = {"export.json": json.dumps({**about, **program.signature})}
             torch.export.save(graph, buffer, extra_files=told)
-            write_file(folder / f"{program.name}.pt2", buffer.getvalue())
-            runs[program.name] = _without_gradients(torch.export.load(folder / f"{program.name}.pt2").module())
-    return _exported(bundle, runs, ".pt2")
+            write_file(folder / file, buffer.getvalue())
+            runs[program.name] = _without_gradients(load_pt2(folder / file).module())
+        signatures[file] = program.signature
+    return Exported(signatures, calls(runs, bundle.task.model), SHORTEST)
 
 
 def export_aoti(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
     """Compiles an AOTInductor package for each program, and loads them again.
 
     Raises:
-        InputError: the model has no graph, or what torch makes of it cannot be compiled here.
+        UnsuitedError: the model has no graph, or what torch makes of it cannot be compiled here.
     """
     runs: dict[str, Run] = {}
+    signatures: dict[str, Any] = {}
     for program, graph in graphs(bundle):
         path = folder / f"{program.name}.aoti.pt2"
         with quiet():
             try:
                 torch._inductor.aoti_compile_and_package(graph, package_path=str(path))
             except Exception as error:  # whatever a compiler of graphs, or one of C++, says
-                reason = str(error).strip().splitlines()[0]
-                raise InputError(
-                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason}); it wants a "
-                    "C++ compiler. Choose format=pt2 or format=torchscript"
+                raise UnsuitedError(
+                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason(error)}); it "
+                    "wants a C++ compiler. Choose format=pt2 or format=torchscript"
                 ) from error
+            sync_file(path)
             runs[program.name] = _without_gradients(torch._inductor.aoti_load_package(str(path)))
-    return _exported(bundle, runs, ".aoti.pt2")
+        signatures[path.name] = program.signature
+    return Exported(signatures, calls(runs, bundle.task.model), SHORTEST)
 
 
 def graphs(bundle: Bundle, padded_only: bool = False) -> Iterator[tuple[Program, ExportedProgram]]:
     """The programs of a model, each with its graph.
 
     Raises:
-        InputError: the model has no graph, or a module of the user's own cannot stand in one.
+        UnsuitedError: the model has no graph, or a module of the user's own cannot stand in one.
     """
-    model: Any = bundle.task.model
-    for program in programs(model):
+    for program in programs(bundle.task.model):
         if padded_only and program.name == "equal":
             continue
-        with quiet(), torch.no_grad():
-            try:
-                graph = torch.export.export(
-                    program.module, program.example, dynamic_shapes=program.dynamic_shapes(model.max_length)
-                )
-            except InputError:
-                raise
-            except Exception as error:  # it has no class of its own for what it cannot export
-                reason = str(error).strip().splitlines()[0]
-                raise InputError(f"torch.export cannot make a graph of {program.name}: {reason}") from error
+        with (
+            quiet(),
+            torch.no_grad(),
+            blaming(program.module, f"torch.export cannot make a graph of {program.name}"),
+        ):
+            graph = torch.export.export(program.module, program.example, dynamic_shapes=program.dynamic_shapes)
         yield program, graph
 
 
@@ -115,8 +117,3 @@ def _without_gradients(run: Any) -> Run:
             return list(run(*tensors))
 
     return call
-
-
-def _exported(bundle: Bundle, runs: Mapping[str, Run], suffix: str) -> Exported:
-    files = tuple(f"{name}{suffix}" for name in runs)
-    return Exported(files, calls(runs, bundle.task.model), {"equal": 1})

@@ -1,11 +1,11 @@
 """An export: the folder in which a trained model leaves for production.
 
     model.ts           the model, in a format's own file or files (`FORMATS`)
-    export.json        what it is: task, signatures, vocabularies; digests of the rest
+    export.json        what it is: task, vocabularies, the signatures of each file; digests of the rest
     parity.json        for each format how far it is from eager mode, and what it takes (seqlab/serving/parity.py)
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json, as in the bundle
 
-It appears whole, or not at all where a format fails or is not what was trained.
+It appears whole, or not at all where a format fails or is not what was trained; an older export then stays.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 from seqlab import __version__
 from seqlab.bundle import Bundle
-from seqlab.durable import new_folder, write_file
+from seqlab.durable import new_folder, remove, replaced, write_file
 from seqlab.errors import InputError, did_you_mean
+from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.serving.exported_programs import export_aoti, export_pt2
+from seqlab.serving.formats import UnsuitedError, require
 from seqlab.serving.onnx_graphs import export_onnx
 from seqlab.serving.parity import Exported, compare
 from seqlab.serving.torchscript import export_torchscript
@@ -37,15 +39,33 @@ FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {
 
 
 def require_out(out: Path) -> None:
-    """Whether an export may be written there, asked before it is made.
+    """Whether an export may be written there, asked before it is made. A link stands for what it names.
 
     Raises:
         InputError: there is something else, or no folder to make it in.
     """
-    if out.exists() and not (out / "export.json").is_file():
-        raise InputError(f"out={out} is there, and is no export that could be replaced: choose another out=")
-    if not out.absolute().parent.is_dir():
+    folder = out.resolve()
+    if not folder.parent.is_dir():
         raise InputError(f"out={out}: there is no folder {out.parent} to make it in")
+    place = folder if folder.exists() else replaced(folder)  # what would be replaced
+    if place.exists() and (strange := _strange(place)) is not None:
+        shown = out if place == folder else place
+        raise InputError(
+            f"out={out}: {shown} is there, and is no export that could be replaced{strange}: choose another out="
+        )
+
+
+def _strange(folder: Path) -> str | None:
+    """Why a folder is no export, as " (...)"; None: it is one."""
+    try:
+        about = json.loads((folder / "export.json").read_bytes())
+        version, listed = about["format_version"], {*about["sha256"], "export.json"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return " (it has no export.json, or not such a one)"
+    if version != FORMAT_VERSION:
+        return f" (its format is {version}, and {FORMAT_VERSION} is known)"
+    others = sorted(path.name for path in folder.iterdir() if path.name not in listed or not path.is_file())
+    return f" (its export.json does not list {others[0]})" if others else None
 
 
 def chosen(name: str) -> list[str]:
@@ -64,8 +84,11 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
     formats those that cannot hold this model are left out, and parity.json tells why.
 
     Raises:
-        InputError: the one format asked for cannot hold this model, or one differs from it.
+        InputError: no format asked for can hold this model, or one cannot be written here.
+        CheckFailedError: what a format holds differs from it.
     """
+    for name in formats:
+        require(name)
     bundle.task.model.eval()
     about = {
         "format_version": FORMAT_VERSION,
@@ -73,31 +96,40 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
         "task": type(bundle.task).__name__,
         "model": type(bundle.task.model).__name__,
         "end": bundle.vocabularies.written.end,
+        "source_end": bundle.vocabularies.tokenizer.end,
+        "mask": len(bundle.vocabularies.tokenizer) if isinstance(bundle.task.model, MaskedLanguageModel) else None,
         "end_tokens": bundle.vocabularies.end_tokens,
         "vocabularies_sha256": bundle.vocabularies.digest,
         "max_length": bundle.max_length,
         "over_long": bundle.over_long,
         "positions": getattr(bundle.task.model, "max_length", None),
     }
-    out = out.absolute()
-    with new_folder(out) as folder:
+    with new_folder(out.resolve()) as folder:
         parity: dict[str, Any] = {}
+        signatures: dict[str, Any] = {}
         for name in formats:
             before = {*folder.iterdir()}
             try:
                 exported = FORMATS[name](bundle, about, folder)
-            except InputError as error:
+            except UnsuitedError as error:
                 if len(formats) == 1:
                     raise
                 for path in {*folder.iterdir()} - before:
-                    path.unlink()
+                    remove(path)
                 parity[name] = {"refused": str(error)}
                 continue
+            signatures |= exported.signatures
             size = sum((folder / file).stat().st_size for file in exported.files)
             parity[name] = {"files": exported.files, "bytes": size, **compare(bundle, exported)}
+        if not signatures:
+            told = "\n".join(f"{name}: {report['refused']}" for name, report in parity.items())
+            raise UnsuitedError(f"no format can hold this model\n{told}")
         for name, data in bundle.vocabularies.files.items():
             write_file(folder / name, data)
         write_file(folder / "parity.json", json.dumps(parity, indent=2).encode())
         digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-        write_file(folder / "export.json", json.dumps({**about, "sha256": digests}, indent=2).encode())
+        write_file(
+            folder / "export.json",
+            json.dumps({**about, "signatures": signatures, "sha256": digests}, indent=2).encode(),
+        )
     return parity

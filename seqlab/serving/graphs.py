@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seqlab.errors import InputError
 from seqlab.layers.pooling import LastPooling
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.universal import UniversalTransformer
@@ -31,6 +30,7 @@ from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import IGNORED
+from seqlab.serving.formats import UnsuitedError
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Program:
     inputs    by name an example of each; a list of tensors is handed over one by one, behind the others
     sizes     of each input the names of its axes that may have any size; of a list, of each tensor in it
     outputs   their names
+    most      how long a sequence may be; None: any
     """
 
     name: str
@@ -48,16 +49,18 @@ class Program:
     inputs: dict[str, Any]
     sizes: dict[str, Any]
     outputs: list[str]
+    most: int | None
 
     def __post_init__(self) -> None:
         self.module.eval().requires_grad_(False)
 
-    def dynamic_shapes(self, most: int | None) -> dict[str, Any]:
-        """As `torch.export` wants them; `most`: how many positions the model knows."""
+    @property
+    def dynamic_shapes(self) -> dict[str, Any]:
+        """As `torch.export` wants them."""
         dims: dict[str, Any] = {}
 
         def shape(axes: tuple[str, ...]) -> dict[int, Any]:
-            limit = {"max": most} if most is not None else {}
+            limit = {"max": self.most} if self.most is not None else {}
             for axis in axes:
                 dims.setdefault(axis, Dim(axis, min=1, **(limit if axis == "length" else {})))
             return {place: dims[axis] for place, axis in enumerate(axes)}
@@ -83,15 +86,20 @@ class Program:
             names += [f"{name}_{i}" for i in range(len(given))] if isinstance(given, list) else [name]
         return names
 
+    @property
+    def signature(self) -> dict[str, list[str]]:
+        """The names of what goes in, and of what comes out."""
+        return {"inputs": self.input_names, "outputs": self.outputs}
+
 
 def programs(model: nn.Module) -> list[Program]:
     """What there is to export of a model; of copies, which record no gradients.
 
     Raises:
-        InputError: the model cannot stand in a graph.
+        UnsuitedError: the model cannot stand in a graph.
     """
     if any(isinstance(module, UniversalTransformer) for module in model.modules()):
-        raise InputError(
+        raise UnsuitedError(
             "a universal Transformer has no graph: how many rounds a token runs depends on the data; set "
             "format=torchscript, or train model=transformer"
         )
@@ -101,7 +109,9 @@ def programs(model: nn.Module) -> list[Program]:
     sizes = dict.fromkeys(("tokens", "ids", "mask", "starts"), ("sequences", "length"))
 
     def program(name: str, module: nn.Module, inputs: dict[str, Any], outputs: list[str], **more: Any) -> Program:
-        return Program(name, module, inputs, {key: {**sizes, **more}[key] for key in inputs}, outputs)
+        # What has positions: the tokens, or the words that a tagger has made of them.
+        most: Any = model.encoder.max_length if isinstance(model, Tagger) else model.max_length
+        return Program(name, module, inputs, {key: {**sizes, **more}[key] for key in inputs}, outputs, most)
 
     match model:
         case Classifier():
@@ -143,7 +153,7 @@ def programs(model: nn.Module) -> list[Program]:
             inputs = {**block, "memory": memory + state}
             step = program("step", Seq2SeqStep(model, len(memory)), inputs, after, memory=of_memory + of_state)
             return [program("encode", encode, block, names), step]
-    raise InputError(f"{type(model).__name__} is none of seqlab's models, and has no programs to export")
+    raise UnsuitedError(f"{type(model).__name__} is none of seqlab's models, and has no programs to export")
 
 
 def _state(stack: Any, count: int) -> tuple[list[Tensor], list[tuple[str, ...]]]:
@@ -262,8 +272,9 @@ class PaddedWordTagger(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor, words: Tensor | None = None) -> tuple[Tensor, ...]:
-        length = ids.shape[1]
-        # One word more, of no pieces: torch compares sentences with words, and binds the graph to what it finds.
+        count, length = ids.shape[:2]
+        # One word more, of no pieces: torch compares sentences with words, and binds the graph to what it finds. It is
+        # not read: there may be no position for it.
         ids, mask = F.pad(ids, (0, 0, 0, 1)), F.pad(mask, (0, 0, 0, 1))
         words = None if words is None else F.pad(words, (0, 1))
         pieces, lengths_W = _read(ids.flatten(0, 1), mask.flatten(0, 1))
@@ -271,13 +282,13 @@ class PaddedWordTagger(nn.Module):
         words_W = None if words is None else words.clamp(min=0).flatten()
         make = self.model.word_vectors
         assert make is not None
-        vectors_WD = make.core(vectors_WPD, lengths_W, words_W)
-        there = lengths_W.unflatten(0, ids.shape[:2]) > 0
+        vectors_NLD = make.core(vectors_WPD, lengths_W, words_W).unflatten(0, (count, length + 1))[:, :length]
+        there = lengths_W.unflatten(0, (count, length + 1))[:, :length] > 0
         count_N = there.sum(1)
-        hidden_NLD = self.model.encoder.read(vectors_WD.unflatten(0, ids.shape[:2]), count_N)[0]
+        hidden_NLD = self.model.encoder.read(vectors_NLD, count_N)[0]
         labels_NL = self.model.head.decode(hidden_NLD, count_N).masked_fill(~there, IGNORED)
         probabilities_NLC = self.model.head.probabilities(hidden_NLD, count_N)
-        return labels_NL[:, :length], probabilities_NLC.masked_fill(~there.unsqueeze(2), 0.0)[:, :length]
+        return labels_NL, probabilities_NLC.masked_fill(~there.unsqueeze(2), 0.0)
 
 
 class EqualLanguageModel(nn.Module):

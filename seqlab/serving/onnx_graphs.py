@@ -15,10 +15,10 @@ from torch import Tensor
 
 from seqlab.bundle import Bundle
 from seqlab.durable import write_file
-from seqlab.errors import InputError
 from seqlab.layers.backend import backend
 from seqlab.serving.asking import Run, calls
 from seqlab.serving.exported_programs import graphs, quiet
+from seqlab.serving.formats import blaming
 from seqlab.serving.parity import Exported
 
 OPSET = 18  # of 2022: the oldest that has all that is needed, for as many runtimes as can be
@@ -28,19 +28,15 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
     """Writes a .onnx file for each program, in whose metadata `about` travels, and runs them by onnxruntime.
 
     Raises:
-        InputError: the packages are not there, or ONNX has no operator for a part of the model.
+        UnsuitedError: ONNX has no operator for a part of the model.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter wants it
-    except ImportError as error:
-        raise InputError(
-            f"format=onnx needs a package that is not there ({error.name}): install seqlab[onnx]"
-        ) from error
+    import onnxruntime
+
     runs: dict[str, Run] = {}
+    signatures: dict[str, Any] = {}
     with backend("onnx"):
         for program, graph in graphs(bundle, padded_only=True):
-            with quiet():
+            with quiet(), blaming(program.module, f"torch.onnx.export cannot translate {program.name}"):
                 exported = torch.onnx.export(
                     graph,
                     dynamo=True,
@@ -58,7 +54,8 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
             options.intra_op_num_threads = torch.get_num_threads()
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
             runs[program.name] = _run(session)
-    return Exported(tuple(f"{name}.onnx" for name in runs), calls(runs, bundle.task.model))
+            signatures[file.name] = program.signature
+    return Exported(signatures, calls(runs, bundle.task.model))
 
 
 def _run(session: Any) -> Run:
@@ -86,7 +83,7 @@ def _recurrence(
     an axis of directions."""
     import onnxscript
 
-    op: Any = onnxscript.opset18
+    op: Any = getattr(onnxscript, f"opset{OPSET}")
     int32 = 6
     steps = None if lengths is None else op.Cast(lengths, to=int32)
     weights = [op.Unsqueeze(each, [0]) for each in (weight_ih, weight_hh, bias)]

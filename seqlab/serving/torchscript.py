@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,18 +21,17 @@ from torch import Tensor, nn
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.durable import write_file
-from seqlab.errors import InputError
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Ragged
+from seqlab.serving.formats import UnsuitedError, foreign
 from seqlab.serving.parity import Exported, Outputs, in_parts, starts_of
 from seqlab.serving.signatures import signature
 
 FILE = "model.ts"
-TORCH_BEYOND, PYTHON_BEYOND = (2, 14), (3, 14)  # deprecated since 2.10; nobody has tried it further
 METHODS = ("forward", "padded", "encode", "step")
 
 
@@ -41,34 +39,20 @@ def export_torchscript(bundle: Bundle, about: Mapping[str, Any], folder: Path) -
     """Writes model.ts, in which `about` travels as the extra file export.json, and loads it again.
 
     Raises:
-        InputError: this torch or Python is too new, or TorchScript cannot compile a module of the user's own.
+        UnsuitedError: TorchScript cannot compile a module of the user's own.
     """
-    require_versions()
     model = bundle.task.model
     script = scripted(signature(model))
     methods = [str(getattr(script, name).schema) for name in METHODS if hasattr(script, name)]
-    about = {**about, "methods": [re.sub(r"__torch__\S+ self(, )?", "", method) for method in methods]}
+    methods = [re.sub(r"__torch__\S+ self(, )?", "", method) for method in methods]
+    about = {**about, "methods": methods}
     buffer = io.BytesIO()  # so that the file is flushed as all files are
     with deprecated():
         torch.jit.save(script, buffer, _extra_files={"export.json": json.dumps(about, indent=2)})
         write_file(folder / FILE, buffer.getvalue())
         loaded = torch.jit.load(folder / FILE)
     calls = {"ragged": lambda batch: ragged(loaded, model, batch), "padded": lambda batch: padded(loaded, model, batch)}
-    return Exported((FILE,), calls)
-
-
-def require_versions() -> None:
-    """Whether TorchScript is there and tried.
-
-    Raises:
-        InputError: it is not.
-    """
-    if torch.__version__ >= TORCH_BEYOND or sys.version_info >= PYTHON_BEYOND:  # type: ignore[operator]
-        torch_version, python = torch.__version__, ".".join(map(str, sys.version_info[:3]))
-        raise InputError(
-            "format=torchscript needs torch below 2.14 and Python below 3.14, for torch gives TorchScript up; here are "
-            f"torch {torch_version} and Python {python}: choose format=pt2 or format=onnx"
-        )
+    return Exported({FILE: {"methods": methods}}, calls)
 
 
 @contextmanager
@@ -84,23 +68,18 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     """The module, compiled.
 
     Raises:
-        InputError: some part of it cannot be; names its class and TorchScript's reason.
+        UnsuitedError: a part of the user's own cannot be; names its class and TorchScript's reason.
     """
     try:
         with deprecated():
             return torch.jit.script(module)
     except Exception as error:  # of many kinds, as TorchScript meets what it does not know
-        raise InputError(
-            f"TorchScript cannot compile {_culprit(module)}, so format=torchscript is not for this model:\n"
-            f"{str(error).strip()}"
+        if not (names := foreign(module)):
+            raise
+        raise UnsuitedError(
+            f"TorchScript cannot compile {names}, so format=torchscript is not for this model:\n"
+            f"{str(error).strip() or type(error).__name__}"
         ) from error
-
-
-def _culprit(module: nn.Module) -> str:
-    """The classes of the user's own among its parts; where there are none, its own."""
-    strange = [type(part) for part in module.modules() if not type(part).__module__.startswith(("seqlab.", "torch."))]
-    names = dict.fromkeys(f"{kind.__module__}.{kind.__qualname__}" for kind in strange)
-    return " or ".join(names) or type(module).__name__
 
 
 # ------------------------------------------------------------------------- how a batch is put to what was exported

@@ -182,8 +182,11 @@ def test_long_rows_are_cut_and_pairs_are_streamed(tmp_path: Path) -> None:
     corpus = prepare(Beginning(source, 7), form, Bytes(), tmp_path / "cache")
     assert len(corpus.splits["train"]) == 7
     how = (source, form, corpus.vocabularies, Examples(corpus.splits["train"]), 60, 2, 1, 60, "error")
-    found = Counter(text for batch in Streamed(*how).batches(0) for _, text in told(Streamed(*how), batch))
+    streamed = Streamed(*how)
+    assert streamed.longest_side == 60  # nothing has been read: what may be
+    found = Counter(text for batch in streamed.batches(0) for _, text in told(streamed, batch))
     assert found == Counter(f"{i} target" for i in range(30))
+    assert streamed.longest_side == len("10 source") + 1  # what there is, and an end mark
 
     text = TextFiles(pair[0], pair[0], pair[0], unit="file")
     corpus = prepare(Beginning(text, 1), Text(), Bytes(), tmp_path / "cache")
