@@ -149,13 +149,15 @@ def components(service: Service, options: type[BaseModel], *others: type[BaseMod
 def item(service: Service) -> Schema:
     """What a task's form reads of an item; what else stands in it is let pass."""
     example = json.loads(service.predictor.example)
-    names = NAMES[service.predictor.form.fields[0]]
+    fields = service.predictor.form.fields
+    names = NAMES.get(fields[0], ())  # a form of your own may read anything
     properties = {name: TEXTS if name == "words" else TEXT for name in names}
-    pair = {"pair": {"type": ["string", "null"]}} if "label" in service.predictor.form.fields else {}
+    pair = {"pair": {"type": ["string", "null"]}} if "label" in fields else {}
     begun = {"target_prefix": TEXT} if "source" in names else {}
+    required = [{"required": [name, *(["pair"] if "pair" in example else [])]} for name in names]
     return {
         "type": "object",
         "properties": {**properties, **pair, **begun, "id": ID},
-        "anyOf": [{"required": [name, *(["pair"] if "pair" in example else [])]} for name in names],
+        **({"anyOf": required} if required else {}),
         "example": example,
     }

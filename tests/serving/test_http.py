@@ -6,6 +6,7 @@ import base64
 import gc
 import hashlib
 import json
+import logging
 import re
 import socket as socket_module
 import threading
@@ -272,14 +273,17 @@ HOSTILE: list[tuple[int, tuple[str, ...]]] = [
     (413, body({"inputs": [{"text": CANARY * 80}] * 3})),
     (413, body({"text": CANARY * 10_000})),
 ]  # fmt: skip
+CHUNKED = "transfer-encoding: chunked"
 RAW = [
     (413, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\ncontent-length: {10**12}\r\n\r\n{CANARY}".encode()),
     (
         413,
-        f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\n{CHUNKED}\r\n\r\n".encode()
         + f"{0x1000:x}\r\n{CANARY[0] * 0x1000}\r\n".encode() * 9,
     ),
     (431, b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + CANARY.encode() * 200_000 + b"\r\n\r\n"),
+    (400, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\n{CHUNKED}\r\n\r\n{CANARY}\r\n".encode()),
+    (400, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{CHUNKED}\r\n\r\n{CANARY}\r\n".encode()),
     (421, f"GET / HTTP/1.1\r\nhost: {CANARY}:8000\r\n\r\n".encode()),
     (408, b"GET /live HTT"),
     (408, UNFINISHED),
@@ -315,6 +319,7 @@ def test_hostile_requests_get_their_status_and_leave_no_trace(
     for status in (400, 408, 431):
         assert classes.metric(f'seqlab_requests_total{{route="other",status="{status}"}}') > 0
     assert classes.metric('seqlab_requests_total{route="/predict",status="408"}') > 0
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
     assert psutil.Process().memory_info().rss - memory < 50e6
     assert classes.post("/predict", normal).body == before
     assert CANARY not in caplog.text
