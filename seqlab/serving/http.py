@@ -121,7 +121,7 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
         ]
         return as_json(told[0] if alone else {"outputs": told})
 
-    known = [Options]
+    known: list[type[Settings]] = [Options]
     if service.task in ("LanguageModeling", "StreamLanguageModeling"):
         add_completions(app, service)
         known.append(Completion)
