@@ -79,7 +79,12 @@ async def ask(port: int, content: dict[str, Any], leave: bool = False) -> tuple[
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         body = json.dumps(content).encode()
-        lines = ["POST /predict HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"]
+        lines = [
+            "POST /predict HTTP/1.1",
+            "host: localhost",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+        ]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()
         if leave:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from seqlab.errors import InputError
+from seqlab.serving.guard import HEADER
 from seqlab.serving.http import application
 from seqlab.serving.protocol import FirmProtocol
 from seqlab.serving.service import Service
@@ -24,31 +26,41 @@ class Server(uvicorn.Server):
     """uvicorn, which would refuse connections at once on SIGTERM: whoever asks /ready or /live is still told.
 
     From the first signal on nothing new is accepted. When all that was is answered, the process ends, with exit code
-    0; after `drain_s` it ends anyway, with 1. A second signal ends it at once.
+    0; after `drain_s` it ends anyway, with 1. A second signal ends it at once. It also ends, with 1, when the model's
+    thread has ended: then nobody answers any more.
+
+    Args:
+        service: is started.
+        listening: where clients come from.
     """
 
-    def __init__(self, service: Service) -> None:
-        limits = service.limits
+    def __init__(self, service: Service, listening: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
-                application(service),
-                http=partial(FirmProtocol, limits.read_s),  # type: ignore[arg-type]
+                application(service, hosts_of(listening)),
+                http=partial(FirmProtocol, service),  # type: ignore[arg-type]
+                h11_max_incomplete_event_size=HEADER,
                 ws="none",
                 lifespan="off",
                 access_log=False,  # paths are what clients type
                 log_config=None,
-                limit_concurrency=limits.connections,
-                timeout_keep_alive=max(1, round(limits.read_s)),
+                proxy_headers=False,
+                timeout_keep_alive=max(1, round(service.limits.read_s)),
                 server_header=False,
             )
         )
-        self.service = service
+        self.service, self.listening = service, listening
         self.late: threading.Timer | None = None
+        self.failed = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal, or another."""
         if self.service.queue.closed:
             os._exit(128 + sig)
+        self.end()
+
+    def end(self) -> None:
+        """Nothing new is accepted from now on."""
         self.service.close()
         self.late = threading.Timer(self.service.limits.drain_s, os._exit, (1,))  # the loop may be stuck too
         self.late.daemon = True
@@ -56,21 +68,24 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until a signal has been heeded."""
-        await super().serve(sockets)
+        await super().serve([self.listening])
         if self.late is not None:
             self.late.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From now on it answers, and heeds signals."""
         await super().startup(sockets)
-        for listening in sockets or []:
-            host, port = listening.getsockname()[:2]
-            at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            print(f"serving {self.service.name} ({self.service.task}) at {at}", flush=True)
+        host, port = self.listening.getsockname()[:2]
+        print(f"serving {self.service.name} ({self.service.task}) at http://{in_url(host)}:{port}", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
-        self.should_exit |= self.service.queue.closed and not self.service.queue.unanswered
+        queue = self.service.queue
+        if not queue.closed and not self.service.thread.is_alive():
+            logger.critical("the model's thread has ended, and so does this process")
+            self.failed = True
+            self.end()
+        self.should_exit |= self.failed or (queue.closed and not queue.unanswered)
         return await super().on_tick(counter)
 
 
@@ -87,7 +102,30 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"host={host} port={port}: {error}; choose another") from error
 
 
+def in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def hosts_of(listening: socket.socket) -> tuple[str, ...]:
+    """How a server for this machine alone may be named; of any other: nothing.
+
+    Else a page from elsewhere could ask it: in a browser that is told that the page's own host is 127.0.0.1 now (DNS
+    rebinding) it may read the answers.
+    """
+    host = listening.getsockname()[0]
+    if not ipaddress.ip_address(host).is_loopback:
+        return ()
+    return tuple(dict.fromkeys((in_url(host), "127.0.0.1", "localhost", "[::1]")))
+
+
 def serve(service: Service, listening: socket.socket) -> None:
-    """Says where it listens, and answers until a signal ends it."""
+    """Says where it listens, and answers until a signal ends it.
+
+    Raises:
+        SystemExit: the model's thread has ended by itself.
+    """
     service.start()
-    asyncio.run(Server(service).serve([listening]))
+    server = Server(service, listening)
+    asyncio.run(server.serve())
+    if server.failed:
+        raise SystemExit(1)

@@ -56,9 +56,10 @@ class Limits:
     new_tokens      to be written for an item
     width           of a beam
     queue           items that wait; more are refused with status 429
-    connections     at a time; more are refused with status 503
+    connections     at a time; on more, requests are refused with status 503
     deadline_s      until an answer must be there, or, of a stream, its first token
     read_s          in which a client has to send its request
+    write_s         in which a client has to take what is written to it
     drain_s         in which what was accepted is answered after SIGTERM
     """
 
@@ -72,6 +73,7 @@ class Limits:
     connections: int = 1000
     deadline_s: float = 30.0
     read_s: float = 5.0
+    write_s: float = 5.0
     drain_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -137,13 +139,18 @@ class Service:
         return job
 
     def how(self, given: Mapping[str, Any]) -> Decoding:
-        """The model's decoding with some settings changed.
+        """The model's decoding with some settings changed. What it says of drawing gives way where a beam is asked for,
+        or nothing is to be drawn; and what it says of a beam, where something is.
 
         Raises:
             ValueError: they do not fit together.
         """
         assert self.decoding is not None
         default = {**asdict(self.decoding), "max_tokens": min(self.decoding.max_tokens, self.limits.new_tokens)}
+        if given.get("width", 1) > 1 or given.get("temperature") == 0:
+            default |= {"temperature": 0.0, "top_k": None, "top_p": None}
+        elif given.get("temperature", 0) > 0:
+            default |= {"width": 1, "n_best": 1}
         return Decoding(**{**default, **given})
 
     def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:

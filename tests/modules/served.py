@@ -52,7 +52,7 @@ class Served:
 
     def ask(self, method: str, path: str, body: bytes | str = b"", *headers: str) -> Reply:
         body = body.encode() if isinstance(body, str) else body
-        lines = [f"{method} {path} HTTP/1.1", "host: here", f"content-length: {len(body)}", *headers]
+        lines = [f"{method} {path} HTTP/1.1", f"host: localhost:{self.port}", f"content-length: {len(body)}", *headers]
         found = self.raw("\r\n".join([*lines, "", ""]).encode() + body)
         assert found is not None
         return found
@@ -92,12 +92,16 @@ def reply(connection: socket.socket) -> Reply | None:
 
 
 @contextmanager
-def serving(bundle: Path, batching: Batching | None = None, **limits: Any) -> Iterator[Served]:
-    service = Service(seqlab.load(bundle), batching or Batching(wait_ms=1), Limits(**limits), "tiny")
+def serving(bundle: Path, batching: Batching | None = None, endless: bool = False, **limits: Any) -> Iterator[Served]:
+    """Args: endless: what is written ends by its limit alone."""
+    predictor: Any = seqlab.load(bundle)
+    if endless:
+        predictor.task.end = -1
+    service = Service(predictor, batching or Batching(wait_ms=1), Limits(**limits), "tiny")
     listening = listen("127.0.0.1", 0)
-    server = Server(service)
+    server = Server(service, listening)
     service.start()
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     served = Served(listening.getsockname()[1], service, server, thread)
     while not server.started:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import hashlib
 import json
+import logging
 import re
 import socket as socket_module
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,14 @@ from served import JSON, Reply, Served, reply, serving
 import seqlab
 from seqlab.models.decoding import Decoding
 from seqlab.serving import server as server_module
-from seqlab.serving.http import settled
-from seqlab.serving.service import Batching
+from seqlab.serving.completions import settled
+from seqlab.serving.http import application
+from seqlab.serving.protocol import RESERVE
+from seqlab.serving.server import Server, hosts_of, listen, serve
+from seqlab.serving.service import Batching, Limits, Service
 
 CANARY = "xyzzy"  # stands in what is sent, and must not in what is refused
+ENDLESS = 100_000  # tokens, minutes of writing
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,14 @@ def classes(bundles: dict[str, Path]) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def writer(bundles: dict[str, Path]) -> Iterator[Served]:
     with serving(bundles["language_modeling-transformer"], new_tokens=3000, width=4) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def endless(bundles: dict[str, Path]) -> Iterator[Served]:
+    """Writes for one at a time."""
+    batching = Batching(rows=1, wait_ms=1)
+    with serving(bundles["language_modeling"], batching, endless=True, new_tokens=ENDLESS) as served:
         yield served
 
 
@@ -90,17 +107,88 @@ def test_completions_streamed_or_not_are_one_text(writer: Served) -> None:
     assert writer.get("/v1/models").json["data"][0]["id"] == "tiny"
 
 
-def test_who_leaves_is_computed_no_more(writer: Served, caplog: pytest.LogCaptureFixture) -> None:
+def writing(served: Served, stream: bool, connection: socket_module.socket | None = None) -> socket_module.socket:
+    """A connection whose client waits for a text without end."""
+    asked = json.dumps({"prompt": "a", "max_tokens": ENDLESS, "temperature": 0, "stream": stream}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\ncontent-length: {len(asked)}\r\n\r\n"
+    connection, before = connection or served.connect(), served.service.queue.unanswered
+    connection.sendall(head.encode() + asked)
+    until(lambda: served.service.queue.unanswered == before + 1)
+    return connection
+
+
+def test_who_leaves_is_computed_no_more(endless: Served, caplog: pytest.LogCaptureFixture) -> None:
+    queue = endless.service.queue
     for stream in (False, True):
-        asked = json.dumps({"prompt": "a", "max_tokens": 3000, "temperature": 100, "stream": stream}).encode()
-        with writer.connect() as connection:
-            head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: {len(asked)}\r\n\r\n"
-            connection.sendall(head.encode() + asked)
-            until(lambda: writer.service.queue.unanswered == 1)
-        begin = time.monotonic()
-        until(lambda: writer.service.queue.unanswered == 0)
-        assert time.monotonic() - begin < 5
+        with writing(endless, stream):
+            pass
+        until(lambda: queue.unanswered == 0)
+    assert endless.metric("seqlab_tokens_written_total") < ENDLESS / 2
     gc.collect()
+    assert caplog.text == ""
+
+
+def test_who_leaves_while_they_wait_makes_room(endless: Served, caplog: pytest.LogCaptureFixture) -> None:
+    queue = endless.service.queue
+    left = 'seqlab_requests_total{route="/v1/completions",status="499"}'
+    with writing(endless, stream=True):
+        for stream in (False, True):
+            before = endless.metric(left)
+            with writing(endless, stream):
+                until(lambda: len(queue) == 1)
+            until(lambda before=before: endless.metric(left) > before)
+            assert len(queue) == 0
+            assert queue.unanswered == 1
+    until(lambda: queue.unanswered == 0)
+    assert caplog.text == ""
+
+
+def test_who_leaves_before_the_request_is_sent_is_no_defect(classes: Served, caplog: pytest.LogCaptureFixture) -> None:
+    left = 'seqlab_requests_total{route="/predict",status="499"}'
+    before = classes.metric(left)
+    with classes.connect() as connection:
+        connection.sendall(UNFINISHED)
+    until(lambda: classes.metric(left) == before + 1)
+    assert caplog.text == ""
+
+
+def test_a_stream_on_which_the_model_fails_says_so(
+    endless: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, steps = endless.service.predictor.task.model, count()
+    step = model.step
+
+    def broken(*given: Any) -> Any:
+        if next(steps) == 10:  # when something has been told
+            raise RuntimeError(CANARY)
+        return step(*given)
+
+    failed = 'seqlab_requests_total{route="/v1/completions",status="500"}'
+    before = endless.metric(failed)
+    monkeypatch.setattr(model, "step", broken)
+    found = endless.post("/v1/completions", {"prompt": CANARY, "stream": True})
+    assert found.status == 200
+    *_, last = found.body.decode().strip().split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["status"] == 500
+    assert "[DONE]" not in found.body.decode()
+    until(lambda: endless.metric(failed) == before + 1)
+    assert len(caplog.records) == 1
+    assert "in broken" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_who_does_not_read_is_cut_off(bundles: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    with serving(bundles["language_modeling"], endless=True, new_tokens=ENDLESS, write_s=0.3) as served:
+        (accepting,) = served.server.servers[0].sockets
+        accepting.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_SNDBUF, 4096)  # of those it accepts, too
+        with socket_module.socket() as connection:
+            connection.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", served.port))
+            writing(served, stream=True, connection=connection)
+            served.service.close()
+            served.thread.join(20)
+            assert not served.thread.is_alive()
+            assert served.service.queue.unanswered == 0
     assert caplog.text == ""
 
 
@@ -122,6 +210,9 @@ def until(true: Any, seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
+UNFINISHED = f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\ncontent-length: 99\r\n\r\n{{".encode()
+
+
 def body(content: Any) -> tuple[str, ...]:
     return ("POST", "/predict", content if isinstance(content, str) else json.dumps(content), JSON)
 
@@ -141,6 +232,12 @@ HOSTILE: list[tuple[int, tuple[str, ...]]] = [
     (405, ("PUT", "/predict", "{}", JSON)),
     (405, ("POST", "/live", "{}", JSON)),
     (405, ("XYZZY", "/predict")),
+    (404, ("GET", "/live/")),
+    (404, ("POST", "/predict/", "{}", JSON)),
+    (405, ("OPTIONS", "/predict", "", "origin: http://xyzzy", "access-control-request-method: POST")),
+    (415, ("POST", "/predict", "{}", JSON, "content-encoding: gzip")),
+    (431, ("GET", "/live", "", *["x: y"] * 101)),
+    (431, ("GET", f"/{CANARY * 14_000}")),
     (415, ("POST", "/predict", '{"text": "a"}')),
     (415, ("POST", "/predict", '{"text": "a"}', f"content-type: text/{CANARY}")),
     (400, body("")),
@@ -168,6 +265,7 @@ HOSTILE: list[tuple[int, tuple[str, ...]]] = [
     (422, body({"inputs": [{"text": "a"}], "decoding": {"width": 3}})),
     (422, body({"text": "a", "decoding": {CANARY: 1}})),
     (422, body({"text": "a", "id": [CANARY]})),
+    (422, body({"text": "a", "id": True})),
     (422, body({"text": "a", "id": "x" * 201})),
     (413, body({"inputs": [{"text": "a"}] * 33})),
     (413, body({"inputs": [CANARY] * 2000})),
@@ -175,23 +273,32 @@ HOSTILE: list[tuple[int, tuple[str, ...]]] = [
     (413, body({"inputs": [{"text": CANARY * 80}] * 3})),
     (413, body({"text": CANARY * 10_000})),
 ]  # fmt: skip
+CHUNKED = "transfer-encoding: chunked"
 RAW = [
-    (413, f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: {10**12}\r\n\r\n{CANARY}".encode()),
+    (413, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\ncontent-length: {10**12}\r\n\r\n{CANARY}".encode()),
     (
         413,
-        f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+        f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\n{CHUNKED}\r\n\r\n".encode()
         + f"{0x1000:x}\r\n{CANARY[0] * 0x1000}\r\n".encode() * 9,
     ),
-    (431, b"GET / HTTP/1.1\r\nhost: x\r\nx: " + CANARY.encode() * 200_000 + b"\r\n\r\n"),
+    (431, b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + CANARY.encode() * 200_000 + b"\r\n\r\n"),
+    (400, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{JSON}\r\n{CHUNKED}\r\n\r\n{CANARY}\r\n".encode()),
+    (400, f"POST /predict HTTP/1.1\r\nhost: localhost\r\n{CHUNKED}\r\n\r\n{CANARY}\r\n".encode()),
+    (421, f"GET / HTTP/1.1\r\nhost: {CANARY}:8000\r\n\r\n".encode()),
+    (408, b"GET /live HTT"),
+    (408, UNFINISHED),
     (400, f"GET / HTTP/1.1\r\n{CANARY}\r\n\r\n".encode()),
     (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
-    (400, b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"),
+    (400, b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"),
 ]
 
 
 def refused(found: Reply | None, status: int) -> None:
     assert found is not None
     assert found.status == status, found
+    assert found.headers["content-type"] == "application/json"
+    assert found.json["error"]["status"] == status
+    assert not any(name.startswith("access-control") for name in found.headers)  # no page from elsewhere may read it
     assert len(found.body) <= 4096
     assert CANARY not in found.body.decode()
     assert b"Traceback" not in found.body
@@ -209,6 +316,10 @@ def test_hostile_requests_get_their_status_and_leave_no_trace(
         refused(found, status)
     for status, data in RAW:
         refused(classes.raw(data), status)
+    for status in (400, 408, 431):
+        assert classes.metric(f'seqlab_requests_total{{route="other",status="{status}"}}') > 0
+    assert classes.metric('seqlab_requests_total{route="/predict",status="408"}') > 0
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
     assert psutil.Process().memory_info().rss - memory < 50e6
     assert classes.post("/predict", normal).body == before
     assert CANARY not in caplog.text
@@ -246,19 +357,73 @@ def test_a_defect_of_ours_is_told_by_its_place(
     refused(classes.post("/predict", {"text": CANARY}), 500)
     assert "in broken" in caplog.text
     assert CANARY not in caplog.text
+    assert len(caplog.records) == 2  # each once
 
 
-def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served) -> None:
+def test_a_header_has_so_much_room_however_it_comes(classes: Served) -> None:
+    for kib, status in ((63, 200), (65, 431)):
+        header = b"GET /live HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * kib * 1024 + b"\r\n\r\n"
+        for size in (len(header), 8192):
+            with classes.connect() as connection:
+                for place in range(0, len(header), size):
+                    connection.sendall(header[place : place + size])
+                    time.sleep(0.002)
+                found = reply(connection)
+            assert found is not None
+            assert found.status == status, (kib, size)
+
+
+def test_a_request_behind_another_has_to_be_sent_in_time_too(classes: Served) -> None:
+    with classes.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n" + UNFINISHED)
+        told = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [part[:3] for part in told.split(b"HTTP/1.1 ")[1:]] == [b"200", b"408"]
+
+
+def test_what_is_no_http_behind_an_early_answer_does_not_hold_the_end(bundles: dict[str, Path]) -> None:
+    with serving(bundles["classification"]) as served, served.connect() as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+        refused(reply(connection), 415)
+        (protocol,) = served.server.server_state.connections
+        connection.sendall(b"zz\r\n")
+        until(lambda: protocol.refused)  # type: ignore[union-attr]
+        served.service.close()
+        served.thread.join(4)
+        assert not served.thread.is_alive()
+
+
+def test_too_many_connections_are_told_so(bundles: dict[str, Path]) -> None:
+    with serving(bundles["classification"], connections=2) as served, ExitStack() as stack:
+        first, _ = (stack.enter_context(served.connect()) for _ in range(2))
+        for path in ("/live", "/ready", "/metrics"):
+            assert served.get(path).status == 200
+        found = served.post("/predict", {"text": "a"})
+        refused(found, 503)
+        assert int(found.headers["retry-after"]) >= 1
+        first.sendall(b"GET /about HTTP/1.1\r\nhost: localhost\r\n\r\n")  # was there before
+        told = reply(first)
+        assert told is not None
+        assert told.status == 200
+        for _ in range(RESERVE):
+            stack.enter_context(served.connect())
+        assert served.raw(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n") is None
+        stack.close()
+        until(lambda: not served.server.server_state.connections)
+        assert served.post("/predict", {"text": "a"}).status == 200
+
+
+def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served, caplog: pytest.LogCaptureFixture) -> None:
     process = psutil.Process()
     before = process.num_fds()
     slow = [
         b"POST /predict HTT",
         b"",
-        f"POST /predict HTTP/1.1\r\nhost: x\r\n{JSON}\r\ncontent-length: 99\r\n\r\n{{".encode(),
+        UNFINISHED,
     ]
     begin, connections = time.monotonic(), [classes.connect() for _ in range(12)]
     idle = classes.connect()
-    idle.sendall(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n")
+    idle.sendall(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert reply(idle) is not None
     ends: dict[int, float] = {}
 
@@ -289,6 +454,7 @@ def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served) ->
     assert max(ends.values()) < 1 + 1 + 1  # read_s, and some for a busy machine
     assert min(ends.values()) > 0.5
     until(lambda: process.num_fds() <= before + 1)
+    assert caplog.text == ""
 
 
 def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Path]) -> None:
@@ -336,16 +502,44 @@ def test_health_metrics_and_pages_need_no_internet(classes: Served) -> None:
         assert not re.search(rb"(src|href)\s*=\s*.?(https?:)?//|@import|url\(", found.body)
 
 
+def test_a_browser_runs_nothing_in_the_pages_but_what_stands_there(classes: Served) -> None:
+    for path in ("/", "/docs"):
+        found = classes.get(path)
+        policy = dict(part.split(" ", 1) for part in found.headers["content-security-policy"].split("; "))
+        for kind in ("script", "style"):
+            (block,) = re.findall(f"<{kind}>(.*?)</{kind}>".encode(), found.body, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(block).digest()).decode()
+            assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    for told in (classes.get("/"), classes.post("/predict", {"text": "a"}), classes.get("/nowhere")):
+        assert told.headers["x-content-type-options"] == "nosniff"
+        assert told.headers["referrer-policy"] == "no-referrer"
+        assert told.headers["cache-control"] == "no-store"
+
+
+def test_a_server_for_its_own_machine_is_asked_by_its_names_alone() -> None:
+    for host, names in (("127.0.0.1", ("127.0.0.1", "localhost", "[::1]")), ("0.0.0.0", ())):
+        with listen(host, 0) as listening:
+            assert hosts_of(listening) == names
+
+
 def test_drained_it_answers_what_it_accepted_and_nothing_new(bundles: dict[str, Path]) -> None:
-    with serving(bundles["language_modeling"], new_tokens=4000) as served, ThreadPoolExecutor(6) as pool:
-        long = {"text": "a", "decoding": {"max_tokens": 3000, "temperature": 50}}
-        begun = [pool.submit(served.post, "/predict", long) for _ in range(6)]
+    with serving(bundles["language_modeling"]) as served, ThreadPoolExecutor(6) as pool:
+        drained, examples = threading.Event(), served.service.predictor.examples
+
+        def later(asked: Any) -> Any:
+            assert drained.wait(20)
+            return examples(asked)
+
+        served.service.predictor.examples = later  # type: ignore[method-assign]
+        begun = [pool.submit(served.post, "/predict", {"text": "a"}) for _ in range(6)]
         until(lambda: served.service.queue.unanswered == 6)
         assert served.get("/ready").status == 200
         served.server.handle_exit(15, None)
         assert served.get("/ready").status == 503
         assert served.get("/live").status == 200
         refused(served.post("/predict", {"text": CANARY}), 503)
+        drained.set()
         assert [one.result(60).status for one in begun] == [200] * 6
         served.thread.join(10)
         assert not served.thread.is_alive()
@@ -366,3 +560,92 @@ def test_a_model_that_is_stuck_does_not_hold_the_process(
         assert left == [1, 143]
         stuck.set()
         assert waiting.result(20).status == 500
+
+
+def test_a_model_whose_thread_has_ended_ends_the_process(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(asked: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    service = Service(seqlab.load(bundles["classification"]), Batching(wait_ms=1), Limits(deadline_s=0.5), "tiny")
+    service.predictor.examples = killed  # type: ignore[method-assign]
+    listening = listen("127.0.0.1", 0)
+    served = Served(listening.getsockname()[1], service, Server(service, listening), service.thread)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(served.post, "/predict", {"text": "a"})
+        with pytest.raises(SystemExit) as ended:
+            serve(service, listening)
+        assert ended.value.code == 1
+        refused(waiting.result(20), 503)
+
+
+def test_nobody_is_told_of_what_they_did_not_send(writer: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer.service, "decoding", Decoding(5, temperature=0.8, top_k=3))
+    assert writer.service.how({"temperature": 0}) == Decoding(5)
+    assert writer.service.how({"width": 3, "n_best": 2}) == Decoding(5, width=3, n_best=2)
+    assert writer.service.how({"top_k": 2}) == Decoding(5, temperature=0.8, top_k=2)
+    assert writer.post("/v1/completions", {"prompt": "a", "temperature": 0}).status == 200
+    with pytest.raises(ValueError, match="top_k=2"):
+        writer.service.how({"temperature": 0, "top_k": 2})
+    monkeypatch.setattr(writer.service, "decoding", Decoding(5, width=4, n_best=2))
+    assert writer.service.how({"temperature": 1.0}) == Decoding(5, temperature=1.0)
+    assert writer.service.how({"temperature": 0}) == Decoding(5, width=4, n_best=2)
+    assert writer.post("/v1/completions", {"prompt": "a"}).status == 200
+
+
+def test_what_clients_of_openai_send_and_look_for(writer: Served) -> None:
+    nulls = ("max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "echo", "logit_bias", "user")
+    assert writer.post("/v1/completions", {"prompt": "a", **dict.fromkeys(nulls)}).status == 200
+    refusal = writer.post("/v1/completions", {"prompt": 3}).json["error"]
+    assert (refusal["type"], refusal["param"], refusal["code"]) == ("invalid_request_error", None, None)
+    (model,) = writer.get("/v1/models").json["data"]
+    assert writer.get("/v1/models/tiny").json == model
+    assert isinstance(model["created"], int)
+    refused(writer.get(f"/v1/models/{CANARY}/a"), 404)
+    asked = {"prompt": "a film", "seed": 4, "max_tokens": 4}
+    refused(writer.post("/v1/completions", {**asked, "stream_options": {"include_usage": True}}), 422)
+    streamed = writer.post("/v1/completions", {**asked, "stream": True, "stream_options": {"include_usage": True}})
+    *parts, last, _ = (part.removeprefix("data: ") for part in streamed.body.decode().strip().split("\n\n"))
+    assert json.loads(last)["choices"] == []
+    assert json.loads(last)["usage"] == writer.post("/v1/completions", asked).json["usage"]
+    assert all(json.loads(part)["usage"] is None for part in parts)
+
+
+def test_openapi_tells_what_is_taken_and_answered(classes: Served, writer: Served, bundles: dict[str, Path]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+
+    def valid(described: Any, schema: Any, content: Any) -> bool:
+        return bool(jsonschema.Draft202012Validator({**described, **schema}).is_valid(content))
+
+    for served in (classes, writer):
+        described = served.get("/openapi.json").json
+        for path, methods in described["paths"].items():
+            ((method, route),) = methods.items()
+            assert "default" in route["responses"]
+            if method == "post":
+                taken = route["requestBody"]["content"]["application/json"]
+                wrong = {**taken["example"], CANARY: 1}
+                refusal = route["responses"]["422"]["content"]["application/json"]["schema"]
+                assert valid(described, taken["schema"], taken["example"])
+                assert not valid(described, taken["schema"], wrong)
+                assert valid(described, refusal, served.post(path, wrong).json)
+                found = served.post(path, taken["example"])
+            else:
+                found = served.get(path.format(model="tiny"))
+            assert found.status == 200
+            told = route["responses"]["200"]["content"]
+            assert found.headers["content-type"].partition(";")[0] in told
+            if "application/json" in told:
+                assert told["application/json"]["schema"]
+                assert valid(described, told["application/json"]["schema"], found.json), path
+    for name, folder in bundles.items():
+        service = Service(seqlab.load(folder), Batching(), Limits())
+        guard: Any = application(service)
+        described, item = guard.app.openapi(), json.loads(service.predictor.example)
+        (answer,) = service.predictor.predict([item])
+        for schema, content in (("Asked", item), ("Asked", {"inputs": [item], "seed": 3}), ("Answer", answer)):
+            assert valid(described, {"$ref": f"#/components/schemas/{schema}"}, content), (name, content)
+        for content in ({}, {"inputs": [item], CANARY: 1}, {"inputs": []}, {**item, "seed": "x"}, {"inputs": [{}]}):
+            assert not valid(described, {"$ref": "#/components/schemas/Asked"}, content), (name, content)

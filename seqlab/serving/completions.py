@@ -1,0 +1,244 @@
+"""/v1, as OpenAI's clients know it: a language model continues prompts, at once or token by token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import Field, model_validator
+from starlette.types import Receive, Scope, Send
+
+from seqlab import valid_json
+from seqlab.models.hypothesis import Hypothesis
+from seqlab.serving import openapi
+from seqlab.serving.batcher import Job, where
+from seqlab.serving.predictor import Asked
+from seqlab.serving.requests import (
+    RefusedError,
+    Settings,
+    answers,
+    as_json,
+    checked,
+    content_of,
+    decoding_of,
+    enqueue,
+    error_content,
+    read_items,
+    require_some,
+    told_of_jobs,
+    unless_left,
+)
+from seqlab.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = {"prompt": "Return the", "max_tokens": 16}
+
+
+class StreamOptions(Settings):
+    """What a stream tells besides the text."""
+
+    include_usage: bool = False
+
+
+class Completion(Settings):
+    """A request to /v1/completions; null is as if nothing were given. What would be ignored is refused, but `user`."""
+
+    prompt: str | list[str]
+    model: str | None = None
+    max_tokens: int = Field(16, ge=1, le=1_000_000)
+    temperature: float = Field(1.0, ge=0, le=100)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1, le=1_000_000)
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    best_of: Literal[1] | None = None
+    echo: Literal[False] = False
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    logprobs: None = None
+    stop: None = None
+    suffix: None = None
+    user: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def given(cls, content: Any) -> Any:
+        """Many clients send null for what they do not set."""
+        return {k: v for k, v in content.items() if v is not None} if isinstance(content, dict) else content
+
+
+def add_completions(app: FastAPI, service: Service) -> None:
+    """The routes of a language model."""
+    created = int(time.time())
+    model = {"id": service.name, "object": "model", "created": created, "owned_by": "seqlab"}
+
+    @app.get("/v1/models", responses=openapi.tells("Models"))
+    async def models() -> dict[str, Any]:
+        """Its one model."""
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{model:path}", responses=openapi.tells("Model", 404), openapi_extra=openapi.named("model"))
+    async def one_model(request: Request) -> dict[str, Any]:
+        """Its one model, by name."""
+        require_known(request.path_params["model"], service)
+        return model
+
+    @app.post(
+        "/v1/completions",
+        openapi_extra=openapi.takes("Completion", EXAMPLE),
+        responses=openapi.tells("Completed", 400, 404, 408, 413, 415, 422, 429, 500, 503, streams=True),
+    )
+    async def completions(request: Request) -> Response:
+        """Continues each prompt; with "stream": true token by token, as server-sent events."""
+        asked = checked(Completion, await content_of(request, service.limits.body))
+        if asked.model is not None:
+            require_known(asked.model, service)
+        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        require_some(len(prompts), service.limits.items)
+        if asked.stream and len(prompts) != 1:
+            raise RefusedError(422, "stream: one prompt at a time")
+        if asked.stream_options is not None and not asked.stream:
+            raise RefusedError(422, 'stream_options: only with "stream": true')
+        how = decoding_of(service, writing(asked))
+        seed = secrets.randbits(31) if asked.seed is None else asked.seed
+        read = await read_items(service, [{"text": prompt} for prompt in prompts])
+        jobs = [service.job(one, how, place, seed) for place, one in enumerate(read)]
+        head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
+        head["model"] = service.name
+        if asked.stream:
+            counted = asked.stream_options is not None and asked.stream_options.include_usage
+            events = stream(service, jobs[0], read[0], head, counted)
+            try:  # whatever is refused is so before the answer begins
+                return Events(request, await unless_left(request, anext(events)), events)
+            except BaseException:
+                await events.aclose()
+                raise
+        found = await answers(service, jobs, request)
+        written = [hypotheses[0] for hypotheses in found]
+        decode = service.predictor.vocabularies.written.decode
+        choices = [choice(decode(best.tokens.tolist()), ended(best), i) for i, best in enumerate(written)]
+        return as_json({**head, "choices": choices, "usage": usage(read, written)})
+
+
+def require_known(name: str, service: Service) -> None:
+    if name != service.name:
+        raise RefusedError(404, "there is no such model; see /v1/models")
+
+
+def writing(asked: Completion) -> dict[str, Any]:
+    """How to write: nothing is as the model was trained to be judged. Where nothing is drawn, no filter matters."""
+    draws = asked.temperature > 0
+    return {
+        "max_tokens": asked.max_tokens,
+        "temperature": asked.temperature,
+        "top_k": asked.top_k if draws else None,
+        "top_p": asked.top_p if draws and asked.top_p < 1 else None,
+        "width": 1,
+        "n_best": 1,
+    }
+
+
+# ------------------------------------------------------------------ token by token
+
+
+class Events(StreamingResponse):
+    """Server-sent events. What they come from is closed however the answer ends, and the job with it.
+
+    Args:
+        request: is counted by the status of an error on the way: its own status is told already.
+        first: event.
+        rest: of them.
+    """
+
+    def __init__(self, request: Request, first: str, rest: AsyncGenerator[str, None]) -> None:
+        self.rest = rest
+        super().__init__(chained(request, first, rest), media_type="text/event-stream")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self.rest):
+            await super().__call__(scope, receive, send)
+
+
+async def chained(request: Request, first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """All of these; what fails on the way ends the stream."""
+    yield first
+    try:
+        async for one in rest:
+            yield one
+    except Exception as error:
+        if not isinstance(error, RefusedError):
+            logger.error("%s", where(error))
+            error = RefusedError(500, "a defect of ours")
+        request.scope["state"]["status"] = error.status
+        yield event(error_content(error, request.scope["path"]))
+
+
+async def stream(
+    service: Service, job: Job, asked: Asked, head: Mapping[str, Any], counted: bool
+) -> AsyncGenerator[str, None]:
+    """The text as it is written, how it ended, and, if `counted`, how many tokens there were."""
+    loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
+    job.on_token = lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)
+    job.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(tokens.put_nowait, None))
+    enqueue(service, [job])
+    decode = service.predictor.vocabularies.written.decode
+    part = {**head, "usage": None} if counted else head
+    written: list[int] = []
+    told = ""
+
+    async def following() -> int | None:
+        with told_of_jobs():
+            return await asyncio.wait_for(tokens.get(), service.limits.deadline_s)
+
+    try:
+        while (token := await following()) is not None:
+            written.append(token)
+            text = settled(decode(written))
+            if len(text) > len(told) and text.startswith(told):
+                yield event({**part, "choices": [choice(text[len(told) :], None)]})
+                told = text
+        with told_of_jobs():
+            (best, *_) = job.answer.result()
+        yield event({**part, "choices": [choice(decode(written)[len(told) :], ended(best))]})
+        if counted:
+            yield event({**head, "choices": [], "usage": usage([asked], [best])})
+        yield "data: [DONE]\n\n"
+    finally:
+        job.abandon()
+
+
+def settled(text: str) -> str:
+    """What more bytes will not change: three at the end may be the beginning of a character."""
+    unsure = min(3, len(text) - len(text.rstrip("\ufffd")))
+    return text[: len(text) - unsure]
+
+
+def event(content: Mapping[str, Any]) -> str:
+    return f"data: {valid_json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+# ------------------------------------------------------------------ of an answer
+
+
+def choice(text: str, finish_reason: str | None, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": None}
+
+
+def ended(best: Hypothesis) -> str:
+    return "stop" if best.finished else "length"
+
+
+def usage(read: Sequence[Asked], written: Sequence[Hypothesis]) -> dict[str, int]:
+    """Tokens; the end mark that a prompt begins with is one."""
+    prompt, new = sum(one.tokens for one in read), sum(len(best.tokens) for best in written)
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

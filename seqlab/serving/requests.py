@@ -1,0 +1,192 @@
+"""What a request brings, and the wait for its answers; what is wrong with it is a `RefusedError`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
+
+from seqlab import valid_json
+from seqlab.serving.batcher import ClosedError, FullError, Job
+from seqlab.serving.predictor import Asked
+from seqlab.serving.service import Service, TooMuchError
+
+LATER = {"retry-after": "1"}
+T = TypeVar("T")
+
+
+class RefusedError(Exception):
+    """A request that gets no answer, and why. The message quotes nothing of it."""
+
+    def __init__(self, status: int, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers
+
+
+def error_content(error: RefusedError, path: str = "") -> dict[str, Any]:
+    """What a client is told, in JSON."""
+    told: dict[str, Any] = {"message": error.message, "status": error.status}
+    if path.startswith("/v1/"):  # what OpenAI's clients look for
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        told |= {"type": kind, "param": None, "code": None}
+    return {"error": told}
+
+
+class Settings(BaseModel):
+    """What a request may set. Numbers are bounded here, so that messages about them stay short."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# ------------------------------------------------------------------ what comes in
+
+
+async def content_of(request: Request, limit: int) -> Any:
+    """The JSON of a body."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RefusedError(415, "expected content-type: application/json")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RefusedError(415, "content-encoding: expected a body as it is, not compressed")
+    too_large = RefusedError(413, f"the body has more than {limit} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise RefusedError(499, "the client has left") from error
+    try:
+        content = json.loads(bytes(body).decode(), parse_constant=no_number)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, and not be written
+    except UnicodeError as error:
+        raise RefusedError(400, "the body is not valid Unicode") from error
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "the body is not JSON") from error
+    return content
+
+
+def no_number(name: str) -> None:
+    """NaN and infinity are no JSON."""
+    raise ValueError(name)
+
+
+def checked(kind: type[Any], content: Any) -> Any:
+    """The settings in a request."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        if first["type"] == "extra_forbidden":  # whose name is the asker's own
+            raise RefusedError(422, f"an unknown setting; there are {', '.join(kind.model_fields)}") from error
+        place = ".".join(name for name in first["loc"][:2] if isinstance(name, str))
+        raise RefusedError(422, f"{place or 'the body'}: {first['msg'][:300]}") from error
+
+
+def require_some(items: int, limit: int) -> None:
+    if items > limit:
+        raise RefusedError(413, f"more than {limit} items in a request")
+    if items == 0:
+        raise RefusedError(422, "no item: expected at least one")
+
+
+async def read_items(service: Service, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
+    """The items, tokenised beside the loop."""
+    try:
+        return await asyncio.to_thread(service.read, items)
+    except TooMuchError as error:
+        raise RefusedError(413, str(error)) from error
+    except ValueError as error:
+        raise RefusedError(422, str(error)) from error
+
+
+def decoding_of(service: Service, given: Mapping[str, Any]) -> Any:
+    """How to write, within the limits."""
+    limits = service.limits
+    for name, limit in (("max_tokens", limits.new_tokens), ("width", limits.width)):
+        if given.get(name) is not None and given[name] > limit:
+            raise RefusedError(413, f"{name}: at most {limit}")
+    try:
+        return service.how(given)
+    except ValueError as error:
+        raise RefusedError(422, str(error)) from error
+
+
+# ------------------------------------------------------------------ until it is answered
+
+
+async def answers(service: Service, jobs: Sequence[Job], request: Request) -> list[Any]:
+    """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
+    enqueue(service, jobs)
+    try:
+        with told_of_jobs():
+            return await unless_left(request, all_of(jobs), service.limits.deadline_s)
+    finally:
+        for job in jobs:
+            job.abandon()  # those that are answered do not mind
+
+
+async def all_of(jobs: Sequence[Job]) -> list[Any]:
+    return list(await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs)))
+
+
+def enqueue(service: Service, jobs: Sequence[Job]) -> None:
+    if not service.thread.is_alive():
+        raise RefusedError(503, "the model has stopped")
+    try:
+        service.queue.put(jobs)
+    except FullError as error:
+        raise RefusedError(429, "too many requests wait; come back later", **LATER) from error
+    except ClosedError as error:
+        raise RefusedError(503, "shutting down") from error
+
+
+@contextmanager
+def told_of_jobs() -> Iterator[None]:
+    """How a job that has no answer is refused."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise RefusedError(503, "no answer before the deadline", **LATER) from error
+    except RuntimeError as error:  # seqlab/serving/batcher.py has told the log
+        raise RefusedError(500, "the model failed") from error
+
+
+async def unless_left(request: Request, awaited: Awaitable[T], seconds: float | None = None) -> T:
+    """What is awaited.
+
+    Raises:
+        RefusedError: the client has left before.
+        TimeoutError: so many seconds have passed; None: never. In both cases what was awaited has been cancelled.
+    """
+    work, gone = asyncio.ensure_future(awaited), asyncio.ensure_future(leaves(request))
+    try:
+        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise RefusedError(499, "the client has left") if gone.done() else TimeoutError
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def leaves(request: Request) -> None:
+    """Returns when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def as_json(content: Any) -> Response:
+    """NaN is null there."""
+    return Response(valid_json.dumps(content, ensure_ascii=False), media_type="application/json")
