@@ -21,7 +21,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seqlab import __version__, valid_json
 from seqlab.models.hypothesis import Hypothesis
-from seqlab.serving.batcher import ClosedError, FullError, Job, where
+from seqlab.serving.batcher import ClosedError, FailedError, FullError, Job, where
 from seqlab.serving.metrics import CONTENT_TYPE
 from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Service, TooMuchError
+from seqlab.serving.streamed_text import StreamedText
 
 logger = logging.getLogger(__name__)
 
@@ -139,15 +141,18 @@ def application(service: Service) -> ASGIApp:
     @app.post("/predict", openapi_extra=body_of(Options, json.loads(service.predictor.example)))
     async def predict(request: Request) -> Response:
         """The model's answer to one item, or to each of "inputs"; an "id" is passed through."""
+        deadline = service.deadline()
         items, options, alone = questions(await content_of(request, service.limits.body), service)
         writing = {
             k: v for k, v in (options.decoding.model_dump() if options.decoding else {}).items() if v is not None
         }
         require_fitting(service, writing, options.top_k)
-        asked = await in_thread(service, items)
         how = decoding_of(service, writing) if writing else None
-        jobs = [service.job(one, how, place, options.seed) for place, one in enumerate(asked)]
-        found = await answers(service, jobs, request)
+        with room(service, len(items)) as put:
+            asked = await in_thread(service, items)
+            jobs = [service.job(one, how, place, options.seed, deadline) for place, one in enumerate(asked)]
+            put(jobs)
+            found = await answers(jobs, request)
         told = [
             {**({"id": item["id"]} if "id" in item else {}), **service.told(one, answer, options.top_k)}
             for item, one, answer in zip(items, asked, found, strict=True)
@@ -164,6 +169,7 @@ def application(service: Service) -> ASGIApp:
         @app.post("/v1/completions", openapi_extra=body_of(Completion, {"prompt": "Return the", "max_tokens": 16}))
         async def completions(request: Request) -> Response:
             """Continues each prompt; with "stream": true token by token, as server-sent events."""
+            deadline = service.deadline()
             asked = checked(Completion, await content_of(request, service.limits.body))
             if asked.model not in (None, service.name):
                 raise Refused(404, "there is no such model; see /v1/models")
@@ -176,15 +182,17 @@ def application(service: Service) -> ASGIApp:
                 given |= {"top_k": asked.top_k, "top_p": asked.top_p if asked.top_p < 1 else None}
             how = decoding_of(service, {**given, "width": 1, "n_best": 1})
             seed = secrets.randbits(31) if asked.seed is None else asked.seed
-            read = await in_thread(service, [{"text": prompt} for prompt in prompts])
-            jobs = [service.job(one, how, place, seed) for place, one in enumerate(read)]
             head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
             head["model"] = service.name
-            if asked.stream:
-                events = stream(service, jobs[0], head)
-                first = await anext(events)  # whatever is refused is so before the answer begins
-                return StreamingResponse(chained(first, events), media_type="text/event-stream")
-            found = await answers(service, jobs, request)
+            with room(service, len(prompts)) as put:
+                read = await in_thread(service, [{"text": prompt} for prompt in prompts])
+                jobs = [service.job(one, how, place, seed, deadline) for place, one in enumerate(read)]
+                if asked.stream:
+                    events = stream(service, jobs[0], head, put)
+                    first = await anext(events)  # whatever is refused is so before the answer begins
+                    return StreamingResponse(chained(first, events), media_type="text/event-stream")
+                put(jobs)
+                found = await answers(jobs, request)
             written = [hypotheses[0] for hypotheses in found]
             decode = service.predictor.vocabularies.written.decode
             choices = [choice(decode(best.tokens.tolist()), ended(best), i) for i, best in enumerate(written)]
@@ -306,20 +314,35 @@ def body_of(kind: type[BaseModel], example: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------ what goes out
 
 
-async def answers(service: Service, jobs: Sequence[Job], request: Request) -> list[Any]:
+@contextmanager
+def room(service: Service, items: int) -> Iterator[Callable[[Sequence[Job]], None]]:
+    """Places in the queue, asked for before anything is tokenised; and what jobs may meet there, for the client."""
+    try:
+        with service.queue.room(items) as put:
+            yield put
+    except FullError as error:
+        raise Refused(429, "too many requests wait; come back later", **{"retry-after": "1"}) from error
+    except ClosedError as error:
+        raise Refused(503, "shutting down") from error
+    except FailedError as error:
+        raise Refused(500, "the model failed") from error
+
+
+async def answers(jobs: Sequence[Job], request: Request) -> list[Any]:
     """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
-    enqueue(service, jobs)
+    late = Refused(503, "no answer before the deadline", **{"retry-after": "1"})
     waiting = asyncio.ensure_future(all_of(jobs))
     gone = asyncio.ensure_future(leaves(request))
+    left = jobs[0].deadline - time.monotonic()
     try:
-        await asyncio.wait((waiting, gone), timeout=service.limits.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, gone), timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             raise Refused(499, "the client has left")
         if not waiting.done():
-            raise Refused(503, "no answer before the deadline", **{"retry-after": "1"})
+            raise late
         return list(waiting.result())
     except TimeoutError as error:
-        raise Refused(503, "no answer before the deadline", **{"retry-after": "1"}) from error
+        raise late from error
     finally:
         gone.cancel()
         waiting.cancel()
@@ -331,50 +354,34 @@ async def all_of(jobs: Sequence[Job]) -> list[Any]:
     return await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs))
 
 
-def enqueue(service: Service, jobs: Sequence[Job]) -> None:
-    try:
-        service.queue.put(jobs)
-    except FullError as error:
-        raise Refused(429, "too many requests wait; come back later", **{"retry-after": "1"}) from error
-    except ClosedError as error:
-        raise Refused(503, "shutting down") from error
-
-
 async def leaves(request: Request) -> None:
     """Returns when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def stream(service: Service, job: Job, head: Mapping[str, Any]) -> AsyncIterator[str]:
+async def stream(
+    service: Service, job: Job, head: Mapping[str, Any], put: Callable[[Sequence[Job]], None]
+) -> AsyncIterator[str]:
     """Server-sent events: the text as it is written, and how it ended."""
     loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
-    job.on_token = lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)
+    job.on_token.append(lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token))
     job.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(tokens.put_nowait, None))
-    enqueue(service, [job])
-    written: list[int] = []
-    told = ""
+    put([job])
+    text = StreamedText(service.predictor.vocabularies.written.decode)
     try:
         while (token := await asyncio.wait_for(tokens.get(), service.limits.deadline_s)) is not None:
-            written.append(token)
-            text = settled(service.predictor.vocabularies.written.decode(written))
-            if len(text) > len(told) and text.startswith(told):
-                yield event({**head, "choices": [choice(text[len(told) :], None)]})
-                told = text
+            if piece := text.add(token):
+                yield event({**head, "choices": [choice(piece, None)]})
         (best, *_) = job.answer.result()
-        text = service.predictor.vocabularies.written.decode(written)
-        yield event({**head, "choices": [choice(text[len(told) :], ended(best))]})
+        yield event({**head, "choices": [choice(text.rest(), ended(best))]})
         yield "data: [DONE]\n\n"
     except TimeoutError as error:
         raise Refused(503, "no answer before the deadline", **{"retry-after": "1"}) from error
+    except FailedError as error:
+        raise Refused(500, "the model failed") from error
     finally:
         job.abandon()
-
-
-def settled(text: str) -> str:
-    """What more bytes will not change: three at the end may be the beginning of a character."""
-    unsure = min(3, len(text) - len(text.rstrip("\ufffd")))
-    return text[: len(text) - unsure]
 
 
 async def chained(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

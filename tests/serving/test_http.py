@@ -18,14 +18,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from hypothesis import given
-from hypothesis import strategies as st
 from served import JSON, Reply, Served, reply, serving
 
 import seqlab
 from seqlab.models.decoding import Decoding
 from seqlab.serving import server as server_module
-from seqlab.serving.http import settled
 from seqlab.serving.service import Batching
 
 CANARY = "xyzzy"  # stands in what is sent, and must not in what is refused
@@ -102,17 +99,6 @@ def test_who_leaves_is_computed_no_more(writer: Served, caplog: pytest.LogCaptur
         assert time.monotonic() - begin < 5
     gc.collect()
     assert caplog.text == ""
-
-
-@given(st.text(), st.binary(max_size=6))
-def test_only_the_beginning_of_a_character_is_held_back(text: str, tail: bytes) -> None:
-    written, told = text.encode() + tail, ""
-    for n in range(len(written) + 1):
-        ready = settled(written[:n].decode(errors="replace"))
-        assert ready.startswith(told)
-        assert len(ready) >= len(written[: max(0, n - 3)].decode(errors="ignore")) - 3
-        told = ready
-    assert written.decode(errors="replace").startswith(told)
 
 
 def until(true: Any, seconds: float = 20) -> None:
@@ -295,7 +281,7 @@ def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Pa
     predictor = seqlab.load(bundles["classification"])
     texts = ["film " * (i % 40) for i in range(300)]
     alone = predictor.predict([{"text": text} for text in texts])
-    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8) as served:
+    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8, items=8) as served:
         depths, sizes = list[int](), list[float]()
         examples = served.service.predictor.examples
 
