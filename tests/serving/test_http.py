@@ -234,6 +234,55 @@ def test_a_defect_of_ours_is_told_by_its_place(
     assert CANARY not in caplog.text
 
 
+def test_a_failing_model_is_told_once(
+    classes: Served, writer: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(classes.service.predictor, "examples", broken)
+    refused(classes.post("/predict", {"inputs": [{"text": CANARY}] * 3}), 500)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(writer.service.predictor.task.model.head, "scores", broken)
+    for stream in (False, True):
+        found = writer.post("/v1/completions", {"prompt": CANARY, "stream": stream})
+        refused(found, 500)
+        assert found.json["error"]["message"] == "the model failed"
+    assert len(caplog.records) == 3
+    assert CANARY not in caplog.text
+    assert classes.metric("seqlab_model_failures_total") == 3
+
+
+def test_who_is_refused_or_too_late_is_not_read_or_computed(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bundles["classification"], queue=2, items=2) as served, ThreadPoolExecutor(2) as pool:
+        go, read, begun = threading.Event(), served.service.predictor.read_first, list[int]()
+
+        def slowly(items: Any) -> Any:
+            begun.append(len(items))
+            go.wait(20)
+            return read(items)
+
+        monkeypatch.setattr(served.service.predictor, "read_first", slowly)
+        first = pool.submit(served.post, "/predict", {"inputs": [{"text": "a"}, {"text": "b"}]})
+        until(lambda: begun == [2])
+        refused(served.post("/predict", {"text": CANARY}), 429)  # both places are kept for what is still being read
+        assert begun == [2]
+        go.set()
+        assert first.result(20).status == 200
+        refused(served.post("/predict", {"inputs": [{"text": CANARY}, {"words": [CANARY]}]}), 422)
+        assert served.post("/predict", {"inputs": [{"text": "a"}, {"text": "b"}]}).status == 200  # they are given back
+
+    computed = list[int]()
+    with serving(bundles["classification"], deadline_s=0.2) as served:
+        answers, read = served.service.predictor.answers, served.service.predictor.read_first
+        monkeypatch.setattr(served.service.predictor, "read_first", lambda items: (time.sleep(0.3), read(items))[1])
+        monkeypatch.setattr(served.service.predictor, "answers", lambda asked: (computed.append(1), answers(asked))[1])  # type: ignore[func-returns-value]  # fmt: skip
+        refused(served.post("/predict", {"text": CANARY}), 503)  # it has come in time, and was read too late
+    assert computed == []
+
+
 def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served) -> None:
     process = psutil.Process()
     before = process.num_fds()
