@@ -119,11 +119,11 @@ def served(given: argparse.Namespace, kind: str, core: int) -> Iterator[tuple[ps
             on = {cores_of(thread) for thread in Path(f"/proc/{process.pid}/task").iterdir()}
             require(on == {str(core)}, f"the server is on core {core} alone: its threads are on {on}")
             yield psutil.Process(process.pid), int(line.rpartition(":")[2])
+            process.terminate()
+            require(process.wait(60) == 0, "SIGTERM ends the server with exit code 0")
         except BaseException:
             process.kill()
             raise
-        process.terminate()
-        require(process.wait(30) == 0, "SIGTERM ends the server with exit code 0")
 
 
 def cores_of(process: Path) -> str:
@@ -137,7 +137,7 @@ def untrained(folder: Path, encoder: dict[str, Any]) -> Path:
     form = instantiate(form_node := {"_target_": "seqlab.data.forms.text_and_label.TextAndLabel"}, "form")
     model = {"_target_": "seqlab.models.classifier.Classifier", "answer": "one"}
     task_node = {"_target_": "seqlab.tasks.classification.Classification", "answer": "one"}
-    specification = {
+    specification: dict[str, Any] = {
         "form": form_node,
         "task": {**task_node, "model": {**model, "encoder": {**encoder, "causal": False}}},
     }

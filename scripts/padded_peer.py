@@ -28,8 +28,8 @@ class Padded(Predictor):
             return []
         tokens = self.batch(asked).tokens
         ids_NL, mask_NL = block(tokens)
+        model: Any = self.task.model
         with torch.no_grad():
-            model = self.task.model
             said = model.answer(pooled(model, ids_NL * mask_NL, tokens.lengths)).cpu()
         return [self.form.told(one, each.record, self.vocabularies) for each, one in zip(asked, said, strict=True)]
 
@@ -44,8 +44,8 @@ def pooled(model: Any, ids_NL: Tensor, lengths: Tensor) -> Tensor:
         case Classifier(encoder=TransformerEncoder()):
             vectors: Tensor = model.core(ids_NL, lengths)[0]
             return vectors
-        case Classifier(encoder=RecurrentEncoder() as encoder):
-            hidden_NLD = unrolled(encoder.stack, encoder.embedding.core(ids_NL, None), lengths)
+        case Classifier(encoder=RecurrentEncoder(stack=RecurrentStack() as stack) as encoder):
+            hidden_NLD = unrolled(stack, encoder.embedding.core(ids_NL, None), lengths)
             return model.pooling.core(hidden_NLD, lengths)
     raise InputError("the padded peer is a classifier, recurrent or a Transformer: choose another run=, or model=lstm")
 
@@ -59,9 +59,10 @@ def unrolled(stack: RecurrentStack, x_NLD: Tensor, lengths: Tensor) -> Tensor:
     turned = (turned_LN * count + row_N).flatten()  # of rows in time-major order; twice, it is as if nothing had been
     full = torch.full((count,), length)
     y = x_NLD.transpose(0, 1).flatten(0, 1)
-    for layer in stack.layers:
+    layers: Any = stack.layers
+    for layer in layers:
         x, outputs = y, []
-        for recurrence in layer:  # type: ignore[union-attr]
+        for recurrence in layer:
             read = x[turned] if recurrence.reverse else x
             output, _ = recurrence.cell.unroll(read, full, recurrence.cell.initial_state(count), False)
             outputs.append(output[turned] if recurrence.reverse else output)
