@@ -151,12 +151,12 @@ def untrained(folder: Path, encoder: dict[str, Any]) -> Path:
 # ------------------------------------------------------------------ the clients
 
 
-def texts_of(predictor: Predictor) -> list[str]:
+def texts_of(predictor: Predictor, number: int = TEXTS) -> list[str]:
     """Texts of 1 to 512 tokens, the end mark that begins them among these; says how many have how many."""
     tokenizer, draw = predictor.vocabularies.tokenizer, random.Random(0)
     words = ["a", "film", "that", "is", "as", "good", "as", "it", "is", "long", "and", "then", "some", "more"]
     ids = tokenizer.encode([" ".join(draw.choices(words, k=4 * LONGEST))])[0]
-    starts = [draw.randrange(len(ids) - LONGEST) for _ in range(TEXTS)]
+    starts = [draw.randrange(len(ids) - LONGEST) for _ in range(number)]
     texts = [tokenizer.decode(ids[start : start + draw.randint(0, LONGEST - 1)]) for start in starts]
     asked = predictor.read([{"text": text} for text in texts])
     require(all(one.tokens == one.given <= LONGEST for one in asked), f"texts have {LONGEST} tokens, and none is cut")
