@@ -192,7 +192,7 @@ async def ask(port: int, head: str, body: bytes = b"", patience_s: float | None 
     begin = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        lines = [f"{head} HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"]
+        lines = [f"{head} HTTP/1.1", "host: localhost", "content-type: application/json", f"content-length: {len(body)}"]
         writer.write("\r\n".join([*lines, "", ""]).encode() + body)
         await writer.drain()
         answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)

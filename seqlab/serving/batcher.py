@@ -36,7 +36,7 @@ class ClosedError(Exception):
     """Nobody may join any more."""
 
 
-class FailedError(Exception):
+class FailedError(RuntimeError):
     """The model failed; the log says where."""
 
 
