@@ -65,6 +65,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def require_positive(section: str, **settings: float | None) -> None:
+    """Whether those that are given are more than 0.
+
+    Raises:
+        InputError: names the others.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if wrong := [f"{section}.{name}={value}" for name, value in given.items() if not value > 0]:  # NaN is not
+        raise InputError(f"{', '.join(wrong)}: expected more than 0")
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A hint like " (did you mean trainer.max_steps?)", or "" where nothing known is close."""
     close = get_close_matches(given, list(known), n=1, cutoff=0.6)

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from seqlab.errors import InputError
+from seqlab.errors import InputError, require_positive
 from seqlab.instantiate import instantiate, mistakes
 from seqlab.training.checkpoint import Checkpoints
-from seqlab.training.limits import Limits, require_positive
+from seqlab.training.limits import Limits
 from seqlab.training.precision import Precision
 from seqlab.training.trainer import Trainer
 

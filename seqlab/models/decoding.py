@@ -202,16 +202,24 @@ class Running:
             prompts: have joined the search since the last step; None: nobody has.
             states: of the model, a row for each of these, before it reads them.
         """
+        self.choose(*self.scores(prompts, states))
+
+    def scores(self, prompts: Ragged | None = None, states: Any = None) -> tuple[Tensor, Any]:
+        """The first half of a step, which changes nothing, so that after an error it may be tried again with others:
+        the scores [B, V] of those that run and of the prompts behind them, and the state after what was read."""
         state = (states if self.state is None else self.state).select(self.rows)
         tokens_B = self.tokens_B.to(self.device)
         if prompts is not None:
             last = Ragged(tokens_B, Layout(torch.ones(len(self.rows), dtype=torch.int64)))
             read = Ragged.cat([last, prompts])
-            hidden, self.state = self.model(read, type(state).cat([state, states]))
+            hidden, state = self.model(read, type(state).cat([state, states]))
             hidden_BD = hidden.values[(read.offsets[1:] - 1).to(self.device)]
         else:
-            hidden_BD, self.state = self.model.step(tokens_B, state)
+            hidden_BD, state = self.model.step(tokens_B, state)
         scores_BV = self.model.head.scores(hidden_BD)
-        self.rows, self.tokens_B = self.chooser.advance(
-            scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32))
-        )
+        return scores_BV.to(torch.promote_types(scores_BV.dtype, torch.float32)), state
+
+    def choose(self, scores_BV: Tensor, state: Any) -> None:
+        """The second half: who goes on, and by what. The prompts have joined the chooser by now."""
+        self.rows, self.tokens_B = self.chooser.advance(scores_BV)
+        self.state = state

@@ -1,8 +1,10 @@
 """What is asked waits here, and is answered in batches: of any lengths, up to a budget of tokens, without padding.
 
-A batch is what has waited longest, as much as fits. It is taken when it is full, or when its first has waited for
-`wait_s`; while another is computed, the next one gathers, so that under load nobody waits for company. Whoever leaves
-before their turn is never computed. When `most` wait, nobody else may join: a queue that grows only makes all late.
+A batch is who has waited longest, and whoever else fits, in the order they came, but nobody who is much longer or
+shorter: the short do not wait for the long. So each batch takes the oldest, and nobody waits for more batches than had
+come before them. It is taken when it is full, or when its first has waited for `wait_s`; while another is computed, the
+next one gathers, so that under load nobody waits for company. Whoever leaves before their turn is never computed. When
+`most` wait, nobody else may join: a queue that grows only makes all late.
 
 One thread takes, any number put. Nothing here knows what a model is, or HTTP.
 """
@@ -14,12 +16,16 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+RATIO = 8  # of the lengths of two in a batch, at most
+SHORT = 64  # tokens; up to so many, all count as alike
 
 
 class FullError(Exception):
@@ -30,23 +36,29 @@ class ClosedError(Exception):
     """Nobody may join any more."""
 
 
+class FailedError(RuntimeError):
+    """The model failed; the log says where."""
+
+
 @dataclass(eq=False)
 class Job:
     """One item, from the moment it is accepted.
 
     asked     what is to be answered
     tokens    how many tokens of the batch's budget it takes
-    rows      how many rows of the batch
+    rows      how many rows, at most, until it is answered
+    held      how many tokens are remembered for it, at most, until it is answered
     deadline  by `time.monotonic`: when its turn comes later, it is not computed any more
-    answer    where the answer will be; TimeoutError where it came too late
-    on_token  called with every token as it is written
+    on_token  each is called with every token as it is written
+    answer    where the answer will be; TimeoutError where it came too late, FailedError where the model failed
     """
 
     asked: Any
     tokens: int
     rows: int = 1
+    held: int = 0
     deadline: float = float("inf")
-    on_token: Callable[[int], object] = lambda token: None
+    on_token: list[Callable[[int], object]] = field(default_factory=list)
     answer: Future[Any] = field(default_factory=Future)
     abandoned: bool = False
     arrived: float = field(default_factory=time.monotonic)
@@ -57,16 +69,32 @@ class Job:
         self.answer.cancel()
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a batch may take, or, of a batch that others run beside, what these leave of it.
+
+    tokens  a job that has more goes alone
+    rows    as `tokens`; but where others run, it waits until there is room
+    held    as `rows`
+    """
+
+    tokens: int
+    rows: int
+    held: float = float("inf")
+
+
 class Queue:
     """Jobs that wait.
 
     Args:
         most: how many may wait.
+        waited: told of each whose turn it is for how many seconds it has waited.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, waited: Callable[[float], object] = lambda seconds: None) -> None:
+        self.most, self.waited = most, waited
         self.closed = False
+        self.kept = 0  # places for those who are still being read
         self.unanswered = 0  # accepted, and neither answered nor abandoned
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -76,50 +104,71 @@ class Queue:
             self._let_go()
             return len(self._jobs)
 
-    def put(self, jobs: Sequence[Job]) -> None:
-        """All of these wait from now on, or none.
+    @contextmanager
+    def room(self, places: int) -> Iterator[Callable[[Sequence[Job]], None]]:
+        """Keeps places for jobs that are still being read. What it gives puts them there, or raises `ClosedError`.
+        Those that are not needed are given back in the end.
 
         Raises:
-            FullError: there is no room for all.
+            FullError: there are not so many.
             ClosedError: the queue is closed.
         """
         with self._changed:
-            if self.closed:
-                raise ClosedError
+            self._require_open()
             self._let_go()
-            if len(self._jobs) + len(jobs) > self.most:
+            if len(self._jobs) + self.kept + places > self.most:
                 raise FullError
-            self._jobs.extend(jobs)
-            self.unanswered += len(jobs)
-            self._changed.notify_all()
-        for job in jobs:
-            job.answer.add_done_callback(self._answered)
+            self.kept += places
+        left = places
 
-    def take(self, tokens: int, rows: int, wait_s: float, block: bool = True) -> list[Job]:
-        """The next batch: at least one job, then as many as fit, in the order they came.
+        def put(jobs: Sequence[Job]) -> None:
+            nonlocal left
+            with self._changed:
+                self._require_open()
+                left -= len(jobs)
+                self.kept -= len(jobs)
+                self._jobs.extend(jobs)
+                self.unanswered += len(jobs)
+                self._changed.notify_all()
+            for job in jobs:
+                job.answer.add_done_callback(self._answered)
+
+        try:
+            yield put
+        finally:
+            with self._changed:
+                self.kept -= left
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """All of these wait from now on, or none; raises as `room` does."""
+        with self.room(len(jobs)) as put:
+            put(jobs)
+
+    def take(self, budget: Budget, wait_s: float, beside: bool = False) -> list[Job]:
+        """The next batch.
 
         Args:
-            tokens: the most tokens; one job that has more goes alone.
-            rows: the most rows; one job that has more goes alone, and none where this is 0.
+            budget: see there.
             wait_s: how long the first one may wait for company, in seconds.
-            block: wait for a job where there is none. The batch is empty only without that, or in the end.
+            beside: others run, and do not wait: the batch may be empty. Else it has at least one job, or, in the end,
+                none.
         """
         with self._changed:
-            while rows > 0:
+            while True:
                 self._let_go()
-                batch = self._fitting(tokens, rows)
-                full = len(batch) < len(self._jobs) or sum(job.tokens for job in batch) >= tokens
+                batch = self._fitting(budget, beside)
+                full = len(batch) < len(self._jobs) or sum(job.tokens for job in batch) >= budget.tokens
                 left = self._jobs[0].arrived + wait_s - time.monotonic() if self._jobs else 0.0
-                if batch and (full or left <= 0 or self.closed or not block):
+                if beside or self.closed or (batch and (full or left <= 0)):
                     break
-                if not batch and (self.closed or not block):
-                    return []
                 self._changed.wait(left if batch else None)
-            else:
-                return []
-            for _ in batch:
-                self._jobs.popleft()
-        return [job for job in batch if job.answer.set_running_or_notify_cancel()]
+            taken = set(batch)
+            self._jobs = deque(job for job in self._jobs if job not in taken)
+        batch = [job for job in batch if job.answer.set_running_or_notify_cancel()]
+        now = time.monotonic()
+        for job in batch:
+            self.waited(now - job.arrived)
+        return batch
 
     def close(self) -> None:
         """Nobody joins any more; what waits is answered."""
@@ -127,12 +176,24 @@ class Queue:
             self.closed = True
             self._changed.notify_all()
 
-    def _fitting(self, tokens: int, rows: int) -> list[Job]:
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ClosedError
+
+    def _fitting(self, budget: Budget, beside: bool) -> list[Job]:
+        """The oldest, and those behind it who fit; the first of them who does not ends it, else it might wait for ever
+        while smaller ones pass. Whoever is too long or too short is passed over, for they will be the oldest."""
         batch: list[Job] = []
+        tokens, rows, held = budget.tokens, budget.rows, budget.held
+        shortest, longest = float("inf"), 0
         for job in self._jobs:
-            tokens, rows = tokens - job.tokens, rows - job.rows
-            if batch and (tokens < 0 or rows < 0):
+            length = max(job.tokens, SHORT)
+            if max(longest, length) > RATIO * min(shortest, length):
+                continue
+            tokens, rows, held = tokens - job.tokens, rows - job.rows, held - job.held
+            if (tokens < 0 and batch) or (min(rows, held) < 0 and (batch or beside)):
                 break
+            shortest, longest = min(shortest, length), max(longest, length)
             batch.append(job)
         return batch
 
@@ -154,34 +215,47 @@ class Queue:
             self._changed.notify_all()
 
 
-def answer_batches(
-    queue: Queue, answer: Callable[[list[Any]], Sequence[Any]], tokens: int, rows: int, wait_s: float
-) -> None:
+def answer_batches(queue: Queue, answer: Callable[[list[Any]], Sequence[Any]], budget: Budget, wait_s: float) -> None:
     """Answers until the queue is closed and empty.
 
     Args:
         queue: whose jobs these are.
         answer: of what each job of a batch asks, in order.
-        tokens, rows, wait_s: see `Queue.take`.
+        budget, wait_s: see `Queue.take`.
     """
     while True:
-        jobs = queue.take(tokens, rows, wait_s)
+        jobs = queue.take(budget, wait_s)
         if not jobs and queue.closed and not len(queue):
             return
-        try:
-            answers = answer([job.asked for job in jobs]) if jobs else []
-            for job, found in zip(jobs, answers, strict=True):
-                job.answer.set_result(found)
-        except Exception as error:
-            fail(jobs, error)
+        fail(settle(jobs, answer))
 
 
-def fail(jobs: Sequence[Job], error: Exception) -> None:
-    """These get no answer. The log says where it happened, and nothing that the error may quote of what was asked."""
-    logger.error("%s", where(error))
-    for job in jobs:
+def settle(jobs: Sequence[Job], answer: Callable[[list[Any]], Sequence[Any]]) -> dict[Job, str]:
+    """Answers these together, or where that fails each half by itself, so that nobody fails for another's sake; who
+    fails, and where."""
+    if not jobs:
+        return {}
+    try:
+        answered = list(zip(jobs, answer([job.asked for job in jobs]), strict=True))
+    except Exception as error:
+        place = where(error)  # and the error is forgotten, with the memory that it holds
+    else:
+        for job, found in answered:
+            job.answer.set_result(found)
+        return {}
+    if len(jobs) == 1:
+        return {jobs[0]: place}
+    half = len(jobs) // 2
+    return {**settle(jobs[:half], answer), **settle(jobs[half:], answer)}
+
+
+def fail(places: Mapping[Job, str]) -> None:
+    """These get no answer. The log says where it happened, once, and nothing of what was asked."""
+    for place in dict.fromkeys(places.values()):
+        logger.error("%s", place)
+    for job in places:
         if not job.answer.done():
-            job.answer.set_exception(RuntimeError("the model failed"))
+            job.answer.set_exception(FailedError("the model failed"))
 
 
 def where(error: BaseException) -> str:

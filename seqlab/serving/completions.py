@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -28,14 +28,15 @@ from seqlab.serving.requests import (
     checked,
     content_of,
     decoding_of,
-    enqueue,
     error_content,
     read_items,
     require_some,
+    room,
     told_of_jobs,
     unless_left,
 )
 from seqlab.serving.service import Service
+from seqlab.serving.streamed_text import StreamedText
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def add_completions(app: FastAPI, service: Service) -> None:
     )
     async def completions(request: Request) -> Response:
         """Continues each prompt; with "stream": true token by token, as server-sent events."""
+        deadline = service.deadline()
         asked = checked(Completion, await content_of(request, service.limits.body))
         if asked.model is not None:
             require_known(asked.model, service)
@@ -111,19 +113,21 @@ def add_completions(app: FastAPI, service: Service) -> None:
             raise RefusedError(422, 'stream_options: only with "stream": true')
         how = decoding_of(service, writing(asked))
         seed = secrets.randbits(31) if asked.seed is None else asked.seed
-        read = await read_items(service, [{"text": prompt} for prompt in prompts])
-        jobs = [service.job(one, how, place, seed) for place, one in enumerate(read)]
         head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
         head["model"] = service.name
-        if asked.stream:
-            counted = asked.stream_options is not None and asked.stream_options.include_usage
-            events = stream(service, jobs[0], read[0], head, counted)
-            try:  # whatever is refused is so before the answer begins
-                return Events(request, await unless_left(request, anext(events)), events)
-            except BaseException:
-                await events.aclose()
-                raise
-        found = await answers(service, jobs, request)
+        with room(service, len(prompts)) as put:
+            read = await read_items(service, [{"text": prompt} for prompt in prompts])
+            jobs = [service.job(one, how, place, seed, deadline) for place, one in enumerate(read)]
+            if asked.stream:
+                counted = asked.stream_options is not None and asked.stream_options.include_usage
+                events = stream(service, jobs[0], put, read[0], head, counted)
+                try:  # whatever is refused is so before the answer begins
+                    return Events(request, await unless_left(request, anext(events)), events)
+                except BaseException:
+                    await events.aclose()
+                    raise
+            put(jobs)
+            found = await answers(jobs, request)
         written = [hypotheses[0] for hypotheses in found]
         decode = service.predictor.vocabularies.written.decode
         choices = [choice(decode(best.tokens.tolist()), ended(best), i) for i, best in enumerate(written)]
@@ -184,17 +188,20 @@ async def chained(request: Request, first: str, rest: AsyncGenerator[str, None])
 
 
 async def stream(
-    service: Service, job: Job, asked: Asked, head: Mapping[str, Any], counted: bool
+    service: Service,
+    job: Job,
+    put: Callable[[Sequence[Job]], None],
+    asked: Asked,
+    head: Mapping[str, Any],
+    counted: bool,
 ) -> AsyncGenerator[str, None]:
     """The text as it is written, how it ended, and, if `counted`, how many tokens there were."""
     loop, tokens = asyncio.get_running_loop(), asyncio.Queue[int | None]()
-    job.on_token = lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)
+    job.on_token.append(lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token))
     job.answer.add_done_callback(lambda _: loop.call_soon_threadsafe(tokens.put_nowait, None))
-    enqueue(service, [job])
-    decode = service.predictor.vocabularies.written.decode
+    put([job])
+    text = StreamedText(service.predictor.vocabularies.written.decode)
     part = {**head, "usage": None} if counted else head
-    written: list[int] = []
-    told = ""
 
     async def following() -> int | None:
         with told_of_jobs():
@@ -202,25 +209,16 @@ async def stream(
 
     try:
         while (token := await following()) is not None:
-            written.append(token)
-            text = settled(decode(written))
-            if len(text) > len(told) and text.startswith(told):
-                yield event({**part, "choices": [choice(text[len(told) :], None)]})
-                told = text
+            if piece := text.add(token):
+                yield event({**part, "choices": [choice(piece, None)]})
         with told_of_jobs():
             (best, *_) = job.answer.result()
-        yield event({**part, "choices": [choice(decode(written)[len(told) :], ended(best))]})
+        yield event({**part, "choices": [choice(text.rest(), ended(best))]})
         if counted:
             yield event({**head, "choices": [], "usage": usage([asked], [best])})
         yield "data: [DONE]\n\n"
     finally:
         job.abandon()
-
-
-def settled(text: str) -> str:
-    """What more bytes will not change: three at the end may be the beginning of a character."""
-    unsure = min(3, len(text) - len(text.rstrip("\ufffd")))
-    return text[: len(text) - unsure]
 
 
 def event(content: Mapping[str, Any]) -> str:

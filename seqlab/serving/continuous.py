@@ -2,27 +2,33 @@
 
 This is the loop of `seqlab/models/decoding.py` (Yu et al. 2022, section 3.2) over a queue that has no end. Here each
 prompt also brings its own settings. What is written for a prompt is, up to rounding, what `generate` writes for it
-alone.
+alone. Nor does it fail for another's sake: where a step fails that some join, the others take it without them, and they
+are tried one by one; and where a row's scores are no numbers, its prompt alone fails.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from seqlab.errors import NonFiniteError
 from seqlab.models.beam import BeamSearch
 from seqlab.models.decoding import Chooser, Decodable, Decoding, Running, nothing_read
-from seqlab.models.hypothesis import Hypothesis, normalised, require_probable
+from seqlab.models.hypothesis import Hypothesis, normalised
 from seqlab.models.sampling import sample
 from seqlab.ragged import Ragged
-from seqlab.serving.batcher import Job, Queue, fail
+from seqlab.serving.batcher import Budget, Job, Queue, fail, where
 
 Begin = Callable[[Sequence[Any]], tuple[Ragged, Any]]
+
+NO_NUMBERS = "a text's scores are not numbers: look at the weights"  # what the log says of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,15 @@ class Prompt:
 
 
 def write(
-    queue: Queue, model: Decodable, begin: Begin, end: int, device: torch.device, tokens: int, rows: int, wait_s: float
+    queue: Queue,
+    model: Decodable,
+    begin: Begin,
+    end: int,
+    device: torch.device,
+    budget: Budget,
+    joining: int,
+    wait_s: float,
+    stepped: Callable[[int, float], object] = lambda rows, seconds: None,
 ) -> None:
     """Answers each `Prompt` in the queue with its hypotheses, until the queue is closed and empty.
 
@@ -50,32 +64,86 @@ def write(
         begin: of what some prompts ask, the tokens to continue, and what the model knows before (None: nothing).
         end: the token that ends a text.
         device: the model's.
-        tokens: the most tokens of prompts that join in one step.
-        rows: the most hypotheses that run side by side.
+        budget: of the tokens of prompts that begin together, and of the rows and tokens held of all that run.
+        joining: the most tokens of prompts that join where others run, and wait for them; a longer one joins alone.
         wait_s: how long the first may wait for company where nobody runs.
+        stepped: told after each step of how many rows run, and the seconds it took.
     """
-    writers = Writers(end)
-    running = Running(model, writers, device)
+    writing = Writing(model, begin, end, device)
+    suspects = deque[Job]()  # who joined a step that failed: each is tried without the others
     while True:
-        jobs = queue.take(tokens, rows - len(writers), wait_s, block=not len(writers))
-        if not jobs and not len(writers):
+        running = writing.writers.jobs
+        jobs = (
+            [suspects.popleft()] if suspects else queue.take(left_of(budget, joining, running), wait_s, bool(running))
+        )
+        if not jobs and not running:
             if queue.closed and not len(queue):
                 return
             continue
+        started = perf_counter()
+        place = writing.step(jobs)
+        if place is not None and jobs:
+            without = writing.step([]) if running else None
+            if without is None and len(jobs) == 1:
+                fail({jobs[0]: place})
+            else:
+                suspects.extend(jobs)
+            place = without
+        if place is not None:
+            writing.stop(place)
+        stepped(len(writing.writers), perf_counter() - started)
+
+
+def left_of(budget: Budget, joining: int, running: Sequence[Job]) -> Budget:
+    """What those who run leave: of rows and of tokens held as many as they may come to need count as theirs."""
+    if not running:
+        return budget
+    rows, held = sum(job.rows for job in running), sum(job.held for job in running)
+    return Budget(min(budget.tokens, joining), budget.rows - rows, budget.held - held)
+
+
+class Writing:
+    """Those who write, and the model that they share.
+
+    Args:
+        model, begin, end, device: see `write`.
+    """
+
+    def __init__(self, model: Decodable, begin: Begin, end: int, device: torch.device) -> None:
+        self.model, self.begin, self.end, self.device = model, begin, end, device
+        self.anew()
+
+    def anew(self) -> None:
+        """Nobody writes, and nothing is kept of what was written."""
+        self.writers = Writers(self.end)
+        self.running = Running(self.model, self.writers, self.device)
+
+    def step(self, jobs: Sequence[Job]) -> str | None:
+        """All write a token, and these begin. Or it is as if there had been no step, and it says where it failed."""
+        prompts = states = None
+        lengths: list[int] = []
         try:
             with torch.no_grad():
                 if jobs:
-                    prompts, states = begin([job.asked.asked for job in jobs])
-                    states = nothing_read(model, prompts) if states is None else states
-                    writers.join(jobs, prompts.lengths.tolist(), model.max_length)
-                    running.step(prompts, states)
-                else:
-                    running.step()
+                    prompts, states = self.begin([job.asked.asked for job in jobs])
+                    states = nothing_read(self.model, prompts) if states is None else states
+                    lengths = prompts.lengths.tolist()
+                scores_BV, state = self.running.scores(prompts, states)
         except Exception as error:
-            fail([*writers.jobs, *jobs], error)
-            writers = Writers(end)
-        if not len(writers):  # nothing is kept of what was written
-            running = Running(model, writers, device)
+            return where(error)  # and the error is forgotten, with the memory that it holds
+        try:
+            self.writers.join(jobs, lengths, self.model.max_length)
+            self.running.choose(scores_BV, state)
+        except Exception as error:  # halfway: a defect of ours
+            self.stop(where(error), jobs)
+        if not len(self.writers):
+            self.anew()
+        return None
+
+    def stop(self, place: str, joining: Sequence[Job] = ()) -> None:
+        """All of them fail."""
+        fail(dict.fromkeys([*self.writers.jobs, *joining], place))
+        self.anew()
 
 
 class Part(Chooser, Protocol):
@@ -180,7 +248,8 @@ class Singles:
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
         norms_B = scores_BV.logsumexp(1)
-        require_probable(bool(norms_B.isfinite().all()))
+        if not bool(norms_B.isfinite().all()):
+            return self.without(~norms_B.isfinite(), scores_BV)
         tokens_B = scores_BV.argmax(1)
         drawing = [i for i, row in enumerate(self.rows) if row.draws]
         for how, group in groupby(sorted(drawing, key=lambda i: repr(self.rows[i].how)), lambda i: self.rows[i].how):
@@ -195,7 +264,8 @@ class Singles:
             row.log_probability += log_p
             if token != self.end:
                 row.tokens.append(token)
-                row.job.on_token(token)
+                for told in row.job.on_token:
+                    told(token)
             if row.job.abandoned or token == self.end or len(row.tokens) == row.limit:
                 self.done(row, token == self.end)
             else:
@@ -203,6 +273,15 @@ class Singles:
         self.rows = [self.rows[i] for i in going]
         rows = torch.tensor(going, dtype=torch.int64)
         return rows, tokens_B[rows]
+
+    def without(self, wrong_B: Tensor, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """The others advance; these fail, for no token has a probability."""
+        wrong = wrong_B.tolist()
+        fail({row.job: NO_NUMBERS for row, is_wrong in zip(self.rows, wrong, strict=True) if is_wrong})
+        self.rows = [row for row, is_wrong in zip(self.rows, wrong, strict=True) if not is_wrong]
+        right = (~wrong_B).nonzero().flatten()
+        rows, tokens_B = self.advance(scores_BV[right])
+        return right.cpu()[rows], tokens_B
 
     def done(self, row: Single, finished: bool) -> None:
         """The job has its answer."""
@@ -227,9 +306,15 @@ class Beam:
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
         (job,) = self.jobs
-        rows, tokens_B = self.search.advance(scores_BV)
+        try:
+            rows, tokens_B = self.search.advance(scores_BV)
+        except NonFiniteError:
+            fail({job: NO_NUMBERS})
+            rows = tokens_B = torch.empty(0, dtype=torch.int64)
         if job.abandoned:
-            self.search.log_p_B, rows, tokens_B = self.search.log_p_B[:0], rows[:0], tokens_B[:0]
+            rows, tokens_B = rows[:0], tokens_B[:0]
         if not len(rows):
-            job.answer.set_result(self.search.results()[0])
+            self.search.log_p_B = self.search.log_p_B[:0]
+            if not job.answer.done():
+                job.answer.set_result(self.search.results()[0])
         return rows, tokens_B

@@ -43,6 +43,7 @@ from seqlab.serving.requests import (
     decoding_of,
     read_items,
     require_some,
+    room,
 )
 from seqlab.serving.service import Service
 
@@ -106,15 +107,18 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
     )
     async def predict(request: Request) -> Response:
         """The model's answer to one item, or to each of "inputs"; an "id" is passed through."""
+        deadline = service.deadline()
         items, options, alone = questions(await content_of(request, service.limits.body), service)
         writing = {
             k: v for k, v in (options.decoding.model_dump() if options.decoding else {}).items() if v is not None
         }
         require_fitting(service, writing, options.top_k)
-        asked = await read_items(service, items)
         how = decoding_of(service, writing) if writing else None
-        jobs = [service.job(one, how, place, options.seed) for place, one in enumerate(asked)]
-        found = await answers(service, jobs, request)
+        with room(service, len(items)) as put:
+            asked = await read_items(service, items)
+            jobs = [service.job(one, how, place, options.seed, deadline) for place, one in enumerate(asked)]
+            put(jobs)
+            found = await answers(jobs, request)
         told = [
             {**({"id": item["id"]} if "id" in item else {}), **service.told(one, answer, options.top_k)}
             for item, one, answer in zip(items, asked, found, strict=True)

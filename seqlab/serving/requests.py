@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
 from seqlab import valid_json
-from seqlab.serving.batcher import ClosedError, FullError, Job
+from seqlab.serving.batcher import ClosedError, FailedError, FullError, Job
 from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Service, TooMuchError
 
@@ -125,12 +126,25 @@ def decoding_of(service: Service, given: Mapping[str, Any]) -> Any:
 # ------------------------------------------------------------------ until it is answered
 
 
-async def answers(service: Service, jobs: Sequence[Job], request: Request) -> list[Any]:
+@contextmanager
+def room(service: Service, items: int) -> Iterator[Callable[[Sequence[Job]], None]]:
+    """Places in the queue, asked for before anything is tokenised. What it gives puts jobs there."""
+    if not service.thread.is_alive():
+        raise RefusedError(503, "the model has stopped")
+    try:
+        with service.queue.room(items) as put:
+            yield put
+    except FullError as error:
+        raise RefusedError(429, "too many requests wait; come back later", **LATER) from error
+    except ClosedError as error:
+        raise RefusedError(503, "shutting down") from error
+
+
+async def answers(jobs: Sequence[Job], request: Request) -> list[Any]:
     """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
-    enqueue(service, jobs)
     try:
         with told_of_jobs():
-            return await unless_left(request, all_of(jobs), service.limits.deadline_s)
+            return await unless_left(request, all_of(jobs), max(0.0, jobs[0].deadline - time.monotonic()))
     finally:
         for job in jobs:
             job.abandon()  # those that are answered do not mind
@@ -140,17 +154,6 @@ async def all_of(jobs: Sequence[Job]) -> list[Any]:
     return list(await asyncio.gather(*(asyncio.wrap_future(job.answer) for job in jobs)))
 
 
-def enqueue(service: Service, jobs: Sequence[Job]) -> None:
-    if not service.thread.is_alive():
-        raise RefusedError(503, "the model has stopped")
-    try:
-        service.queue.put(jobs)
-    except FullError as error:
-        raise RefusedError(429, "too many requests wait; come back later", **LATER) from error
-    except ClosedError as error:
-        raise RefusedError(503, "shutting down") from error
-
-
 @contextmanager
 def told_of_jobs() -> Iterator[None]:
     """How a job that has no answer is refused."""
@@ -158,7 +161,7 @@ def told_of_jobs() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise RefusedError(503, "no answer before the deadline", **LATER) from error
-    except RuntimeError as error:  # seqlab/serving/batcher.py has told the log
+    except FailedError as error:
         raise RefusedError(500, "the model failed") from error
 
 

@@ -4,45 +4,39 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
-from seqlab.errors import InputError
+from seqlab.errors import InputError, require_positive
 from seqlab.models.decoding import Decoding
 from seqlab.serving import continuous
-from seqlab.serving.batcher import Job, Queue, answer_batches
+from seqlab.serving.batcher import Budget, Job, Queue, answer_batches
 from seqlab.serving.metrics import Metrics
 from seqlab.serving.predictor import Asked, Predictor, TooLongError, likeliest
-
-
-def require_positive(section: str, values: object) -> None:
-    """Whether each number of some settings is more than 0.
-
-    Raises:
-        InputError: with a line for each that is not.
-    """
-    wrong = [f"{section}.{name}={value}: expected more than 0" for name, value in vars(values).items() if value <= 0]
-    if wrong:
-        raise InputError("\n".join(wrong))
 
 
 @dataclass(frozen=True)
 class Batching:
     """How what is asked is put together.
 
-    tokens   the most tokens of a batch; of texts to be written, of those that join in a step
-    rows     the most items of a batch; of texts to be written, the most hypotheses that run side by side
-    wait_ms  how long an item may wait for company while nothing is computed
+    tokens          the most tokens of a batch; of texts to be written, of those that begin together
+    rows            the most items of a batch; of texts to be written, the most hypotheses side by side
+    wait_ms         how long an item may wait for company while nothing is computed
+    joining_tokens  the most tokens that join in a step while others are written, which wait for them
+    running_tokens  the most tokens that are remembered of texts being written: of each hypothesis those of its prompt,
+                    and as many as it may be long
     """
 
     tokens: int = 8192
     rows: int = 64
     wait_ms: float = 5.0
+    joining_tokens: int = 1024
+    running_tokens: int = 131_072
 
     def __post_init__(self) -> None:
-        require_positive("batching", self)
+        require_positive("batching", **vars(self))
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Limits:
     request_tokens  of all items of a request together
     new_tokens      to be written for an item
     width           of a beam
-    queue           items that wait; more are refused with status 429
+    queue           items that wait, at least `items`; more are refused with status 429
     connections     at a time; on more, requests are refused with status 503
     deadline_s      until an answer must be there, or, of a stream, its first token
     read_s          in which a client has to send its request
@@ -77,7 +71,12 @@ class Limits:
     drain_s: float = 10.0
 
     def __post_init__(self) -> None:
-        require_positive("limits", self)
+        require_positive("limits", **vars(self))
+        if self.queue < self.items:
+            raise InputError(
+                f"limits.queue={self.queue}: all items of a request wait at once, and it may have "
+                f"limits.items={self.items}; set limits.queue={self.items} or more, or fewer limits.items"
+            )
 
 
 class TooMuchError(Exception):
@@ -98,8 +97,8 @@ class Service:
         self.task = type(predictor.task).__name__
         decoding = getattr(predictor.task, "decoding", None)
         self.decoding: Decoding | None = decoding if isinstance(decoding, Decoding) else None
-        self.queue = Queue(limits.queue)
         self.metrics = Metrics(lambda: len(self.queue), lambda: self.queue.unanswered)
+        self.queue = Queue(limits.queue, self.metrics.waited)
         self.thread = threading.Thread(target=self._serve, name="model", daemon=True)
 
     def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
@@ -121,22 +120,36 @@ class Service:
             raise TooMuchError(f"more than {self.limits.request_tokens} tokens together")
         return asked
 
-    def job(self, asked: Asked, decoding: Decoding | None = None, place: int = 0, seed: int = 0) -> Job:
+    def job(
+        self,
+        asked: Asked,
+        decoding: Decoding | None = None,
+        place: int = 0,
+        seed: int = 0,
+        deadline: float = float("inf"),
+    ) -> Job:
         """What to put into the queue.
 
         Args:
             asked: an item.
             decoding: how to write, for a model that writes; None: as the model was trained to be judged.
             place: of the item in its request, by which, and `seed`, what is drawn is seeded.
+            deadline: see `deadline`.
         """
-        deadline = monotonic() + self.limits.deadline_s
         if self.decoding is None:
-            return Job(asked, asked.tokens, deadline=deadline)
-        how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
-        prompt = continuous.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
-        job = Job(prompt, asked.tokens, how.width, deadline)
+            job = Job(asked, asked.tokens, deadline=deadline)
+        else:
+            how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
+            prompt = continuous.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
+            held = how.width * (asked.tokens + how.max_tokens)
+            job = Job(prompt, asked.tokens, how.width, held, deadline)
+            self.metrics.writes(job, in_steps=how.width == 1)
         job.answer.add_done_callback(self.metrics.answered)
         return job
+
+    def deadline(self) -> float:
+        """By `time.monotonic`: of a request that arrives now."""
+        return monotonic() + self.limits.deadline_s
 
     def how(self, given: Mapping[str, Any]) -> Decoding:
         """The model's decoding with some settings changed. What it says of drawing gives way where a beam is asked for,
@@ -174,17 +187,26 @@ class Service:
         self.queue.close()
 
     def _serve(self) -> None:
-        take = (self.batching.tokens, self.batching.rows, self.batching.wait_ms / 1000)
+        batching, wait_s = self.batching, self.batching.wait_ms / 1000
         if self.decoding is None:
-            answer_batches(self.queue, self._counted(self.predictor.answers), *take)
+            answer_batches(self.queue, self._answers, Budget(batching.tokens, batching.rows), wait_s)
             return
         task: Any = self.predictor.task
-        begin = self._counted(lambda asked: task.begin(self.predictor.batch(asked)))
-        continuous.write(self.queue, task.model, begin, task.end, self.predictor.device, *take)
+        budget = Budget(batching.tokens, batching.rows, batching.running_tokens)
+        device, stepped = self.predictor.device, self.metrics.stepped
+        continuous.write(
+            self.queue, task.model, self._begin, task.end, device, budget, batching.joining_tokens, wait_s, stepped
+        )
 
-    def _counted(self, answer: Callable[[Sequence[Asked]], Any]) -> Callable[[Sequence[Asked]], Any]:
-        def counted(asked: Sequence[Asked]) -> Any:
-            self.metrics.batch(len(asked), sum(one.tokens for one in asked))
-            return answer(asked)
+    def _answers(self, asked: Sequence[Asked]) -> Any:
+        self.metrics.batch(len(asked), sum(one.tokens for one in asked))
+        begun = perf_counter()
+        try:
+            return self.predictor.answers(asked)
+        finally:
+            self.metrics.stepped(0, perf_counter() - begun)
 
-        return counted
+    def _begin(self, asked: Sequence[Asked]) -> Any:
+        self.metrics.batch(len(asked), sum(one.tokens for one in asked))
+        task: Any = self.predictor.task
+        return task.begin(self.predictor.batch(asked))

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from seqlab.errors import InputError
-
-
-def require_positive(section: str, **settings: float | None) -> None:
-    """Whether those that are given are more than 0.
-
-    Raises:
-        InputError: names the others.
-    """
-    if wrong := [f"{section}.{name}={value}" for name, value in settings.items() if value is not None and value <= 0]:
-        raise InputError(f"{', '.join(wrong)}: expected more than 0")
+from seqlab.errors import InputError, require_positive
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from contextlib import closing
 import torch
 
 from seqlab.data.batch import Batch
-from seqlab.errors import DataError, InputError, StoppedError
+from seqlab.errors import DataError, InputError, StoppedError, require_positive
 from seqlab.tasks.task import Task
 from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.evaluate import evaluate
-from seqlab.training.limits import Limits, require_positive
+from seqlab.training.limits import Limits
 from seqlab.training.objective import backward, clip_gradient
 from seqlab.training.run_log import RunLog
 from seqlab.training.schedule import Schedule

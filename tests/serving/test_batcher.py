@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqlab.serving.batcher import ClosedError, FullError, Job, Queue, answer_batches
+from seqlab.serving.batcher import RATIO, SHORT, Budget, ClosedError, FailedError, FullError, Job, Queue, answer_batches
 
+SMALL = Budget(9, 4)
 SIZES = st.lists(st.sampled_from([0, 1, 1, 2, 3, 5, 40]), max_size=20)
 
 
 @contextmanager
-def answering(queue: Queue, answer: Callable[[list[int]], list[int]], tokens: int = 9, rows: int = 4) -> Iterator[None]:
-    thread = threading.Thread(target=answer_batches, args=(queue, answer, tokens, rows, 0.001))
+def answering(queue: Queue, answer: Callable[[list[int]], list[int]], budget: Budget = SMALL) -> Iterator[None]:
+    thread = threading.Thread(target=answer_batches, args=(queue, answer, budget, 0.001))
     thread.start()
     try:
         yield
@@ -84,20 +85,76 @@ def test_room_of_those_who_left_is_free_at_once() -> None:
     assert len(queue) == 2
 
 
+def test_places_are_kept_for_those_who_are_still_being_read() -> None:
+    queue = Queue(3)
+    with queue.room(2) as put:
+        with pytest.raises(FullError):
+            queue.put([Job(None, 1), Job(None, 1)])
+        with pytest.raises(FullError), queue.room(2):
+            pass
+        queue.put([Job(None, 1)])
+        assert len(queue) == queue.unanswered == 1
+        put([Job(None, 1), Job(None, 1)])
+        with pytest.raises(FullError):
+            queue.put([Job(None, 1)])
+    assert len(queue) == queue.unanswered == 3
+    queue = Queue(1)
+    with pytest.raises(ValueError, match="cannot be read"), queue.room(1):
+        raise ValueError("cannot be read")
+    with queue.room(1) as put:
+        queue.close()
+        with pytest.raises(ClosedError):
+            put([Job(None, 1)])
+    assert queue.kept == len(queue) == 0
+
+
 def test_a_batch_is_taken_when_it_is_full_or_ripe() -> None:
     queue = Queue(10)
     queue.put([Job("a", 3)])
     begin = time.monotonic()
-    assert [job.asked for job in queue.take(9, 9, 0.05)] == ["a"]
+    assert [job.asked for job in queue.take(Budget(9, 9), 0.05)] == ["a"]
     assert time.monotonic() - begin > 0.03
     queue.put([Job("b", 5), Job("c", 4)])
     begin = time.monotonic()
-    assert [job.asked for job in queue.take(9, 9, 30)] == ["b", "c"]  # full, and so it does not wait
+    assert [job.asked for job in queue.take(Budget(9, 9), 30)] == ["b", "c"]  # full, and so it does not wait
     queue.put([Job("d", 1), Job("e", 1)])
-    assert [job.asked for job in queue.take(9, 1, 30)] == ["d"]
-    assert [job.asked for job in queue.take(9, 9, 30, block=False)] == ["e"]
-    assert queue.take(9, 9, 30, block=False) == queue.take(9, 0, 30) == []
+    assert [job.asked for job in queue.take(Budget(9, 1), 30)] == ["d"]
+    assert [job.asked for job in queue.take(Budget(9, 9), 30, beside=True)] == ["e"]
+    assert queue.take(Budget(9, 9), 30, beside=True) == []
     assert time.monotonic() - begin < 10
+
+
+def test_beside_others_a_job_waits_until_there_is_room_and_nobody_passes_it() -> None:
+    waited = list[float]()
+    queue = Queue(10, waited.append)
+    queue.put([Job("wide", 1, rows=8), Job("narrow", 1)])
+    assert queue.take(Budget(9, 7), 0, beside=True) == []
+    assert [job.asked for job in queue.take(Budget(9, 8), 0, beside=True)] == ["wide"]
+    queue.put([Job("long", 20, held=30)])
+    assert [job.asked for job in queue.take(Budget(9, 8, 29), 0, beside=True)] == ["narrow"]
+    assert queue.take(Budget(9, 8, 29), 0, beside=True) == []
+    assert [job.asked for job in queue.take(Budget(9, 8, 30), 0, beside=True)] == ["long"]  # of tokens alone too many
+    queue.put([Job("too wide", 1, rows=9, held=99)])
+    assert [job.asked for job in queue.take(Budget(9, 8, 30), 0)] == ["too wide"]  # nobody else is there
+    assert len(waited) == 4
+
+
+@settings(max_examples=40)
+@given(sizes=st.lists(st.sampled_from([1, 60, 90, 500, 700, 4096]), min_size=1, max_size=40))
+def test_the_short_do_not_wait_for_the_long_and_nobody_starves(sizes: list[int]) -> None:
+    queue = Queue(100)
+    waiting = [Job(number, size) for number, size in enumerate(sizes)]
+    queue.put(waiting)
+    for _ in sizes:  # as many batches at most, whoever else comes
+        if not waiting:
+            return
+        queue.put([Job(None, 1)])
+        batch = queue.take(Budget(8192, 8), 0)
+        assert batch[0] is waiting[0]
+        lengths = [max(job.tokens, SHORT) for job in batch]
+        assert max(lengths) <= RATIO * min(lengths)
+        waiting = [job for job in waiting if job not in batch]
+    assert not waiting
 
 
 def test_whose_deadline_passes_is_not_computed() -> None:
@@ -118,26 +175,30 @@ def test_a_closed_queue_lets_nobody_in_and_answers_who_waits() -> None:
     queue.close()
     with pytest.raises(ClosedError):
         queue.put([Job(2, 1)])
-    answer_batches(queue, lambda asked: asked, 9, 9, 60)
+    answer_batches(queue, lambda asked: asked, Budget(9, 9), 60)
     assert job.answer.result(0) == 1
 
 
-def test_an_error_reaches_its_batch_alone_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_reaches_who_is_to_blame_alone_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     queue = Queue(10)
 
     def answer(asked: list[str]) -> list[str]:
-        if "secret" in asked:
+        if "secret" in asked or "hidden" in asked:
             raise ValueError(f"cannot read {asked}")
         return asked
 
-    jobs = [Job("secret", 9), Job("fine", 9)]
+    jobs = [Job(text, 1) for text in ("fine", "secret", "good", "well", "hidden")]
     queue.put(jobs)
-    with answering(queue, answer):  # type: ignore[arg-type]
-        with pytest.raises(RuntimeError, match=r"^the model failed$"):
-            jobs[0].answer.result(10)
-        assert jobs[1].answer.result(10) == "fine"
-    assert "ValueError" in caplog.text
-    assert "test_batcher.py" in caplog.text
+    with answering(queue, answer, Budget(9, 9)):  # type: ignore[arg-type]
+        for job in jobs:
+            if job.asked in ("secret", "hidden"):
+                with pytest.raises(FailedError, match=r"^the model failed$"):
+                    job.answer.result(10)
+            else:
+                assert job.answer.result(10) == job.asked
+    (record,) = caplog.records  # one defect, told once
+    assert "ValueError" in record.message
+    assert "test_batcher.py" in record.message
     assert "cannot read" not in caplog.text.replace('raise ValueError(f"cannot read', "")
     assert "secret'" not in caplog.text
 

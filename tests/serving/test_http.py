@@ -23,14 +23,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from hypothesis import given
-from hypothesis import strategies as st
 from served import JSON, Reply, Served, reply, serving
 
 import seqlab
 from seqlab.models.decoding import Decoding
 from seqlab.serving import server as server_module
-from seqlab.serving.completions import settled
 from seqlab.serving.http import application
 from seqlab.serving.protocol import RESERVE
 from seqlab.serving.server import Server, hosts_of, listen, serve
@@ -190,17 +187,6 @@ def test_who_does_not_read_is_cut_off(bundles: dict[str, Path], caplog: pytest.L
             assert not served.thread.is_alive()
             assert served.service.queue.unanswered == 0
     assert caplog.text == ""
-
-
-@given(st.text(), st.binary(max_size=6))
-def test_only_the_beginning_of_a_character_is_held_back(text: str, tail: bytes) -> None:
-    written, told = text.encode() + tail, ""
-    for n in range(len(written) + 1):
-        ready = settled(written[:n].decode(errors="replace"))
-        assert ready.startswith(told)
-        assert len(ready) >= len(written[: max(0, n - 3)].decode(errors="ignore")) - 3
-        told = ready
-    assert written.decode(errors="replace").startswith(told)
 
 
 def until(true: Any, seconds: float = 20) -> None:
@@ -413,6 +399,55 @@ def test_too_many_connections_are_told_so(bundles: dict[str, Path]) -> None:
         assert served.post("/predict", {"text": "a"}).status == 200
 
 
+def test_a_failing_model_is_told_once(
+    classes: Served, writer: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(classes.service.predictor, "examples", broken)
+    refused(classes.post("/predict", {"inputs": [{"text": CANARY}] * 3}), 500)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(writer.service.predictor.task.model.head, "scores", broken)
+    for stream in (False, True):
+        found = writer.post("/v1/completions", {"prompt": CANARY, "stream": stream})
+        refused(found, 500)
+        assert found.json["error"]["message"] == "the model failed"
+    assert len(caplog.records) == 3
+    assert CANARY not in caplog.text
+    assert classes.metric("seqlab_model_failures_total") == 3
+
+
+def test_who_is_refused_or_too_late_is_not_read_or_computed(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bundles["classification"], queue=2, items=2) as served, ThreadPoolExecutor(2) as pool:
+        go, read, begun = threading.Event(), served.service.predictor.read_first, list[int]()
+
+        def slowly(items: Any) -> Any:
+            begun.append(len(items))
+            go.wait(20)
+            return read(items)
+
+        monkeypatch.setattr(served.service.predictor, "read_first", slowly)
+        first = pool.submit(served.post, "/predict", {"inputs": [{"text": "a"}, {"text": "b"}]})
+        until(lambda: begun == [2])
+        refused(served.post("/predict", {"text": CANARY}), 429)  # both places are kept for what is still being read
+        assert begun == [2]
+        go.set()
+        assert first.result(20).status == 200
+        refused(served.post("/predict", {"inputs": [{"text": CANARY}, {"words": [CANARY]}]}), 422)
+        assert served.post("/predict", {"inputs": [{"text": "a"}, {"text": "b"}]}).status == 200  # they are given back
+
+    computed = list[int]()
+    with serving(bundles["classification"], deadline_s=0.2) as served:
+        answers, read = served.service.predictor.answers, served.service.predictor.read_first
+        monkeypatch.setattr(served.service.predictor, "read_first", lambda items: (time.sleep(0.3), read(items))[1])
+        monkeypatch.setattr(served.service.predictor, "answers", lambda asked: (computed.append(1), answers(asked))[1])  # type: ignore[func-returns-value]  # fmt: skip
+        refused(served.post("/predict", {"text": CANARY}), 503)  # it has come in time, and was read too late
+    assert computed == []
+
+
 def test_slow_and_idle_clients_are_closed_and_disturb_nobody(classes: Served, caplog: pytest.LogCaptureFixture) -> None:
     process = psutil.Process()
     before = process.num_fds()
@@ -461,7 +496,7 @@ def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Pa
     predictor = seqlab.load(bundles["classification"])
     texts = ["film " * (i % 40) for i in range(300)]
     alone = predictor.predict([{"text": text} for text in texts])
-    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8) as served:
+    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8, items=8) as served:
         depths, sizes = list[int](), list[float]()
         examples = served.service.predictor.examples
 

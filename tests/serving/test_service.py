@@ -1,0 +1,59 @@
+"""The settings of a server, and what it counts."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
+
+import seqlab
+from seqlab.errors import InputError
+from seqlab.models.decoding import Decoding
+from seqlab.serving.service import Batching, Limits, Service
+
+
+@pytest.mark.parametrize(("section", "target"), [("batching", Batching), ("limits", Limits)])
+def test_a_section_lists_every_knob_with_the_default_of_the_signature(section: str, target: type) -> None:
+    values = yaml.safe_load((Path(__file__).parents[2] / "conf/serve.yaml").read_text())[section]
+    assert values == {name: knob.default for name, knob in inspect.signature(target).parameters.items()}
+
+
+def test_a_queue_has_room_for_every_request() -> None:
+    with pytest.raises(InputError, match=r"limits\.queue=8: .*limits\.items=32; set limits\.queue=32"):
+        Limits(queue=8)
+    with pytest.raises(InputError, match=r"limits\.drain_s=nan: expected more than 0"):
+        Limits(drain_s=float("nan"))
+    assert Limits(queue=8, items=8)
+
+
+def test_what_is_written_is_counted_as_it_is_written(bundles: dict[str, Path]) -> None:
+    predictor = seqlab.load(bundles["language_modeling"])
+    service = Service(predictor, Batching(wait_ms=1), Limits())
+
+    def count(name: str) -> float:
+        value = service.metrics.registry.get_sample_value(f"seqlab_{name}")
+        assert value is not None
+        return value
+
+    asked = predictor.read([{"text": "a film"}, {"text": "a"}, {"text": "film"}])
+    hows = [Decoding(6), Decoding(40, temperature=1.0), Decoding(6, width=2)]
+    jobs = [service.job(*pair) for pair in zip(asked, hows, strict=True)]
+    rows, streamed = list[float](), list[int]()
+    jobs[0].on_token += [lambda _: rows.append(count("running_rows")), streamed.append]
+    jobs[1].on_token += [streamed.append, lambda _: jobs[1].abandon()]
+    service.start()
+    service.queue.put(jobs)
+    found = [job.answer.result(10) for job in jobs]
+    service.close()
+    service.thread.join(10)
+    assert len(found[1][0].tokens) <= 1
+    assert count("tokens_written_total") == len(streamed) + len(found[2][0].tokens)
+    assert count("first_token_seconds_count") == sum(len(texts[0].tokens) > 0 for texts in found[:2])
+    assert count("queue_seconds_count") == 3
+    assert count("step_seconds_count") >= max(len(texts[0].tokens) for texts in found)
+    assert max(rows) > 1
+    assert count("running_rows") == count("model_failures_total") == count("queue_items") == 0
