@@ -22,6 +22,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seqlab import __version__, valid_json
 from seqlab.models.hypothesis import Hypothesis
+from seqlab.serving.attention import MOST, attends, attention_of, fits, rounded
 from seqlab.serving.batcher import ClosedError, FullError, Job, where
 from seqlab.serving.metrics import CONTENT_TYPE
 from seqlab.serving.predictor import Asked
@@ -75,6 +77,7 @@ class Options(Settings):
     decoding: Writing | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     top_k: int | None = Field(None, ge=1, le=1_000_000, description="Classes to tell the probabilities of.")
+    attention: bool = Field(False, description="Tell what the model looked at, of one item.")
 
 
 class Completion(Settings):
@@ -104,6 +107,7 @@ def application(service: Service) -> ASGIApp:
     app = FastAPI(title="seqlab", version=__version__, docs_url=None, redoc_url=None)
     app.add_exception_handler(Refused, refusal)
     app.add_exception_handler(HTTPException, refusal)
+    watcher = ThreadPoolExecutor(1, "attention")  # one at a time, and beside the thread whose answers all wait for
 
     @app.get("/live")
     async def live() -> dict[str, str]:
@@ -126,7 +130,8 @@ def application(service: Service) -> ASGIApp:
     async def about() -> dict[str, Any]:
         """The model's name and task, and an item to try it with."""
         example = json.loads(service.predictor.example)
-        return {"task": service.task, "name": service.name, "example": example, "writes": service.decoding is not None}
+        can = {"writes": service.decoding is not None, "attends": attends(service.predictor)}
+        return {"task": service.task, "name": service.name, "example": example, **can}
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -145,6 +150,8 @@ def application(service: Service) -> ASGIApp:
         }
         require_fitting(service, writing, options.top_k)
         asked = await in_thread(service, items)
+        if options.attention:
+            require_attention(service, asked)
         how = decoding_of(service, writing) if writing else None
         jobs = [service.job(one, how, place, options.seed) for place, one in enumerate(asked)]
         found = await answers(service, jobs, request)
@@ -152,6 +159,8 @@ def application(service: Service) -> ASGIApp:
             {**({"id": item["id"]} if "id" in item else {}), **service.told(one, answer, options.top_k)}
             for item, one, answer in zip(items, asked, found, strict=True)
         ]
+        if options.attention:
+            told[0]["attention"] = await attention(service, watcher, asked[0], found[0])
         return as_json(told[0] if alone else {"outputs": told})
 
     if service.task in ("LanguageModeling", "StreamLanguageModeling"):
@@ -280,6 +289,19 @@ def require_fitting(service: Service, writing: Mapping[str, Any], top_k: int | N
         raise Refused(422, "decoding: this model does not write")
 
 
+def require_attention(service: Service, asked: Sequence[Asked]) -> None:
+    if not attends(service.predictor):
+        raise Refused(422, "attention: this model has none to tell")
+    if len(asked) > 1:
+        raise Refused(413, "attention: one item at a time")
+    require_small(asked[0])
+
+
+def require_small(asked: Asked, written: Hypothesis | None = None) -> None:
+    if not fits(asked, written):
+        raise Refused(413, f"attention: of at most {MOST} tokens read, and as many written; ask without it")
+
+
 def decoding_of(service: Service, given: Mapping[str, Any]) -> Any:
     """How to write, within the limits."""
     limits = service.limits
@@ -338,6 +360,21 @@ def enqueue(service: Service, jobs: Sequence[Job]) -> None:
         raise Refused(429, "too many requests wait; come back later", **{"retry-after": "1"}) from error
     except ClosedError as error:
         raise Refused(503, "shutting down") from error
+
+
+async def attention(service: Service, watcher: Executor, asked: Asked, answer: Any) -> dict[str, Any]:
+    """What the model looked at for an answer, of several the best."""
+    written: Hypothesis | None = None if service.decoding is None else answer[0]
+    require_small(asked, written)
+
+    def told() -> dict[str, Any]:
+        return rounded(attention_of(service.predictor, asked, written))
+
+    try:
+        telling = asyncio.get_running_loop().run_in_executor(watcher, told)
+        return await asyncio.wait_for(telling, service.limits.deadline_s)
+    except TimeoutError as error:
+        raise Refused(503, "no answer before the deadline", **{"retry-after": "1"}) from error
 
 
 async def leaves(request: Request) -> None:
