@@ -47,7 +47,8 @@ def attention_of(predictor: Predictor, asked: Asked, hypothesis: Hypothesis | No
     Args:
         predictor: with a model that `attends`.
         asked: an item.
-        hypothesis: what was written for it; None: the model is a classifier, whose weights are one row, without target.
+        hypothesis: one of those that `predictor.task.answer(predictor.batch([asked]))` writes for it; None: the model
+            is a classifier, whose weights are one row, without target.
     """
     task, vocabularies = predictor.task, predictor.vocabularies
     batch = predictor.batch([asked])
