@@ -50,7 +50,8 @@ def attention_of(predictor: Predictor, asked: Asked, hypothesis: Hypothesis | No
         hypothesis: one of those that `predictor.task.answer(predictor.batch([asked]))` writes for it; None: the model
             is a classifier, whose weights are one row, without target.
     """
-    task, vocabularies = predictor.task, predictor.vocabularies
+    task: Any = predictor.task
+    vocabularies = predictor.vocabularies
     batch = predictor.batch([asked])
     told: dict[str, Any] = {"source": pieces(vocabularies.tokenizer, batch.tokens.values.tolist())}
     with torch.no_grad(), watching() as seen:
