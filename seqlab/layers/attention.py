@@ -10,6 +10,7 @@ from seqlab.layers.cache import where_of, written
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions, places
 from seqlab.layers.product import Linear
+from seqlab.layers.watch import is_watched, note, weights_of
 from seqlab.ragged import Ragged
 
 
@@ -187,4 +188,7 @@ class CrossAttention(nn.Module):
             out = attend_block(q.transpose(1, 2), k, v, False, None, None, dropout, there).transpose(1, 2)
         else:
             out = attend(q, memory[0], memory[1], lengths, memory[3], False, None, None, dropout, key_rows=memory[2])
+            if not torch.jit.is_scripting():
+                if is_watched():
+                    note(self, weights_of(q, memory[0], lengths, memory[3], memory[2]))
         return self.out(out.flatten(-2))

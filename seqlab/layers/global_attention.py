@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from seqlab.layers.attend import attend, attend_block, in_words
 from seqlab.layers.cache import where_of
 from seqlab.layers.product import Linear
+from seqlab.layers.watch import is_watched, note, weights_of
 
 
 class GlobalAttention(nn.Module):
@@ -60,4 +61,7 @@ class GlobalAttention(nn.Module):
             context = attend_block(q.transpose(1, 2), block, block, False, key_lengths=there).transpose(1, 2)
         else:
             context = attend(q, rows, rows, lengths, memory[-1], False, key_rows=memory[-2])
+            if not torch.jit.is_scripting():
+                if is_watched():
+                    note(self, weights_of(q, rows, lengths, memory[-1], memory[-2]))
         return torch.tanh(self.combine(torch.cat([context.squeeze(-2), values], -1)))

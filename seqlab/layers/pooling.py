@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import at_least_float32
+from seqlab.layers.watch import is_watched, note
 from seqlab.ragged import Ragged, inside_of, segments_of
 
 PoolingKind = Literal["mean", "max", "first", "last", "attention"]
@@ -112,6 +113,9 @@ class AttentionPooling(Pooling):
         largest = zeros.scatter_reduce(0, segments, scores.detach(), "amax", include_self=False)
         shares = (scores - largest.index_select(0, segments)).exp()
         shares = shares / zeros.index_add(0, segments, shares).index_select(0, segments)
+        if not torch.jit.is_scripting():
+            if is_watched():
+                note(self, [share_L.view(1, 1, -1) for share_L in shares.split(lengths.tolist())])
         pooled = values.new_zeros([lengths.shape[0], values.shape[1]])
         return pooled.index_add(0, segments, shares.unsqueeze(1).to(values.dtype) * values)
 

@@ -17,8 +17,10 @@ GET  / /docs           pages to try and to read; /openapi.json, /about
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -28,11 +30,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from seqlab import __version__
+from seqlab.models.hypothesis import Hypothesis
 from seqlab.serving import openapi
+from seqlab.serving.attention import MOST, attends, attention_of, fits, rounded
 from seqlab.serving.completions import Completion, add_completions
 from seqlab.serving.guard import Guard, refusal
 from seqlab.serving.metrics import CONTENT_TYPE
 from seqlab.serving.pages import page
+from seqlab.serving.predictor import Asked
 from seqlab.serving.requests import (
     RefusedError,
     Settings,
@@ -44,6 +49,7 @@ from seqlab.serving.requests import (
     read_items,
     require_some,
     room,
+    told_of_jobs,
 )
 from seqlab.serving.service import Service
 
@@ -66,6 +72,7 @@ class Options(Settings):
     decoding: Writing | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     top_k: int | None = Field(None, ge=1, le=1_000_000, description="Classes to tell the probabilities of.")
+    attention: bool = Field(False, description="Tell what the model looked at, of one item.")
 
 
 def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
@@ -74,6 +81,7 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
     for kind in (RefusedError, HTTPException, Exception):
         app.add_exception_handler(kind, refusal)
     example = json.loads(service.predictor.example)
+    watcher = ThreadPoolExecutor(1, "attention")  # one at a time, and beside the thread whose answers all wait for
 
     @app.get("/live", responses=openapi.tells(None))
     async def live() -> dict[str, str]:
@@ -95,7 +103,8 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
     @app.get("/about", responses=openapi.tells(None))
     async def about() -> dict[str, Any]:
         """The model's name and task, and an item to try it with."""
-        return {"task": service.task, "name": service.name, "example": example, "writes": service.decoding is not None}
+        can = {"writes": service.decoding is not None, "attends": attends(service.predictor)}
+        return {"task": service.task, "name": service.name, "example": example, **can}
 
     app.get("/", include_in_schema=False)(page("index.html"))
     app.get("/docs", include_in_schema=False)(page("docs.html"))
@@ -116,6 +125,8 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
         how = decoding_of(service, writing) if writing else None
         with room(service, len(items)) as put:
             asked = await read_items(service, items)
+            if options.attention:
+                require_attention(service, asked)
             jobs = [service.job(one, how, place, options.seed, deadline) for place, one in enumerate(asked)]
             put(jobs)
             found = await answers(jobs, request)
@@ -123,6 +134,8 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
             {**({"id": item["id"]} if "id" in item else {}), **service.told(one, answer, options.top_k)}
             for item, one, answer in zip(items, asked, found, strict=True)
         ]
+        if options.attention:
+            told[0]["attention"] = await attention(service, watcher, asked[0], found[0])
         return as_json(told[0] if alone else {"outputs": told})
 
     known: list[type[Settings]] = [Options]
@@ -160,3 +173,29 @@ def require_fitting(service: Service, writing: Mapping[str, Any], top_k: int | N
         raise RefusedError(422, "top_k: this model tells no probabilities of classes")
     if writing and service.decoding is None:
         raise RefusedError(422, "decoding: this model does not write")
+
+
+def require_attention(service: Service, asked: Sequence[Asked]) -> None:
+    if not attends(service.predictor):
+        raise RefusedError(422, "attention: this model has none to tell")
+    if len(asked) > 1:
+        raise RefusedError(413, "attention: one item at a time")
+    require_small(asked[0])
+
+
+def require_small(asked: Asked, written: Hypothesis | None = None) -> None:
+    if not fits(asked, written):
+        raise RefusedError(413, f"attention: of at most {MOST} tokens read, and as many written; ask without it")
+
+
+async def attention(service: Service, watcher: Executor, asked: Asked, answer: Any) -> dict[str, Any]:
+    """What the model looked at for an answer, of several the best."""
+    written: Hypothesis | None = None if service.decoding is None else answer[0]
+    require_small(asked, written)
+
+    def told() -> dict[str, Any]:
+        return rounded(attention_of(service.predictor, asked, written))
+
+    with told_of_jobs():
+        telling = asyncio.get_running_loop().run_in_executor(watcher, told)
+        return await asyncio.wait_for(telling, service.limits.deadline_s)

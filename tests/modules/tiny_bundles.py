@@ -59,11 +59,11 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM, fields: tuple[str, ...] = ()) -> Path:
-    """The folder, with a bundle in it, of a model that was trained on records with these fields."""
+def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM, fields: tuple[str, ...] = (), **options: Any) -> Path:
+    """The folder, with a bundle in it, of a model with these options that was trained on records with these fields."""
     form_node, task_node, model = TASKS[task]
     encoder = {**encoder, "causal": task == "language_modeling"}
-    specification = {"form": form_node, "task": {**task_node, "model": {**model, "encoder": encoder}}}
+    specification = {"form": form_node, "task": {**task_node, "model": {**model, **options, "encoder": encoder}}}
     form = instantiate(form_node, "form")
     vocabularies = form.learn(pa.table({field: RECORDS[field] for field in form.fields}), Bytes())
     torch.manual_seed(1)

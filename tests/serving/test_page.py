@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("tornado", reason="tornado, by which the browser is told what to do, is not installed")
 
+import torch
 from browser import CHROMIUM, Browser, browser
 from served import serving
+from tiny_bundles import save
 
 from seqlab.models.decoding import Decoding
 
@@ -55,6 +57,51 @@ def require_harmless(page: Browser) -> None:
     )
     assert page.run("window.hurt") is None
     assert page.run("document.querySelectorAll('img').length") == 0
+
+
+def alphas(page: Browser) -> list[float]:
+    """How blue each token of what was read is."""
+    colours = page.run("[...document.querySelectorAll('.read .piece')].map(one => one.style.background)")
+    return [float(one.rstrip(")").split(",")[3]) if one.startswith("rgba") else float("rgb" in one) for one in colours]
+
+
+def test_a_token_shows_what_the_model_looked_at(page: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
+    attack = "<img src=x onerror=alert(1)> é"
+    pieces = "[...document.querySelectorAll('.looking .piece')]"
+    with serving(bundles["seq2seq"]) as served:
+        served.service.predictor.task.model.decoder.attention.query.weight.data.mul_(9)  # else all weights are alike
+        told = served.post("/predict", {"source": attack, "attention": True}).json
+        assert told["attention"]["weights"][0] != told["attention"]["weights"][-1]
+        ask(page, served.port, attack)
+        page.wait(f"{pieces}.length")
+        assert page.run("document.querySelector('.read').textContent") == f"{attack}<end>"
+        assert page.run(f"{pieces}.map(one => one.textContent)") == told["attention"]["target"]
+        assert page.run(f"{pieces}.every(one => one.tabIndex === 0)")
+        assert page.run("document.querySelectorAll('img').length") == 0
+        events = ("new PointerEvent('pointerenter')", "new FocusEvent('focus')")
+        for i, row in enumerate(told["attention"]["weights"]):
+            page.run(f"{pieces}[{i}].dispatchEvent({events[i % 2]})")
+            assert alphas(page) == pytest.approx(row, abs=0.006)  # of 8 bits
+            assert page.run(f"{pieces}.findIndex(one => one.matches('.here'))") == i
+        page.screenshot(tmp_path / "attention.png")
+        page.run(f"document.querySelector('[name=width]').value = 3; {ASKED}.click()")
+        page.wait("document.querySelectorAll('#answer .given').length == 3")
+        assert page.run("document.querySelectorAll('.looking').length") == 1
+        page.screenshot(tmp_path / "several.png")
+        page.run(f"document.querySelector('textarea').value = 'ab '.repeat(100); {ASKED}.click()")
+        page.wait(f"!{pieces}.length && {SHOWN}.length")  # too long to show it: the answer comes all the same
+    with serving(save(tmp_path / "pooled", "classification", pooling="attention")) as served:
+        torch.nn.init.normal_(served.service.predictor.task.model.pooling.query, std=9)
+        told = served.post("/predict", {"text": attack, "attention": True}).json
+        ask(page, served.port, attack)
+        page.wait("document.querySelectorAll('.bar').length")
+        (weights,) = told["attention"]["weights"]
+        assert alphas(page) == pytest.approx([weight / max(weights) for weight in weights], abs=0.006)
+        page.screenshot(tmp_path / "pooled.png")
+    with serving(bundles["classification"]) as served:
+        ask(page, served.port, attack)
+        page.wait("document.querySelectorAll('.bar').length")
+        assert page.run("document.querySelectorAll('.piece').length") == 0
 
 
 def test_the_page_shows_what_each_task_answers(page: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
