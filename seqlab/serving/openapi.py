@@ -44,6 +44,9 @@ SPAN = record(
     {"type": TEXT, "words": {"type": "array", "items": COUNT}, "probability": NUMBER},
     characters={"type": "array", "items": COUNT},
 )
+ATTENTION = record(
+    {"source": TEXTS, "weights": {"type": "array", "items": {"type": "array", "items": NUMBER}}}, target=TEXTS
+)
 TOKEN = record({"token": TEXT, "probability": NUMBER})
 ANSWER: Schema = {
     "description": "Of each task its own: what is known of each word, or which class it is, or what is written.",
@@ -60,6 +63,7 @@ ANSWER: Schema = {
         best={"type": "array", "items": SCORED},
         filled=TEXT,
         masks={"type": "array", "items": {"type": "array", "items": TOKEN}},
+        attention=ATTENTION,
     ),
 }
 MODEL = record({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT})
