@@ -124,7 +124,8 @@ def test_the_page_shows_what_each_task_answers(page: Browser, bundles: dict[str,
         for item in ({"source": "a b"}, {"source": "a b", "target_prefix": "A"}):
             (right,) = served.service.predictor.predict([item])
             ask(page, served.port, **item)
-            page.wait(f"{SHOWN} === {json.dumps(right['target'])}")
+            written = "[...document.querySelectorAll('.looking .piece:not(.mark)')].map(one => one.textContent)"
+            page.wait(f"{written}.join('') === {json.dumps(right['target'])}")
         page.run(f"document.querySelector('[name=width]').value = 3; {ASKED}.click()")
         page.wait("document.querySelectorAll('#answer .given').length == 3")
         page.screenshot(tmp_path / "seq2seq.png")
