@@ -44,6 +44,10 @@ class Row:
     evaluate: tuple[str, ...] = field(default=())
     label: str = ""
 
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}, {self.label}" if self.label else self.experiment
+
 
 ROWS = [
     Row("scan_simple", "exact_match", "99.8 (Lake & Baroni 2018, LSTM)", 99.5),
@@ -170,18 +174,18 @@ def told(row: Row, data: Path) -> str | None:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     mean = statistics.mean(values)
     goal = "" if row.goal is None else f"≥ {row.goal:g}{'' if mean >= row.goal else ', missed'}"
-    name = f"{row.experiment}, {row.label}" if row.label else row.experiment
     return (
-        f"| {name} | {row.metric} | {mean:.2f}{spread} | {len(values)} | {goal} | {row.published} "
+        f"| {row.name} | {row.metric} | {mean:.2f}{spread} | {len(values)} | {goal} | {row.published} "
         f"| {statistics.mean(minutes):.1f} |"
     )
 
 
 def write_table(output: Path, data: Path) -> None:
-    """What somebody has written below the table stays."""
+    """What somebody has written below the table stays, and so do rows whose runs are not here."""
     before = output.read_text(encoding="utf-8") if output.exists() else ""
-    _, blank, remarks = before.partition("\n|---")[2].partition("\n\n")
-    rows = "\n".join(filter(None, (told(row, data) for row in ROWS)))
+    table, blank, remarks = before.partition("\n|---")[2].partition("\n\n")
+    known = {line.split("|")[1].strip(): line for line in table.split("\n")[1:] if line}
+    rows = "\n".join(filter(None, (told(row, data) or known.get(row.name) for row in ROWS)))
     output.write_text(f"{HEAD}{rows}\n{blank[1:]}{remarks}", "utf-8")
 
 

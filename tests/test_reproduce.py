@@ -40,3 +40,6 @@ def test_remarks_below_the_table_stay(tmp_path: Path, monkeypatch: pytest.Monkey
     for _ in range(2):
         reproduce.write_table(output, tmp_path)
         assert output.read_text() == f"{reproduce.HEAD}{rows[0]}\n{remarks}"
+    monkeypatch.setattr(reproduce, "told", lambda row, data: "| trec6 | 3 |" if row.experiment == "trec6" else None)
+    reproduce.write_table(output, tmp_path)  # elsewhere, where the first was never run
+    assert output.read_text() == f"{reproduce.HEAD}{rows[0]}\n| trec6 | 3 |\n{remarks}"
