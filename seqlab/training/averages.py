@@ -22,7 +22,7 @@ class Averages:
     A tensor of a device waits in `pending` until somebody reads. Then it joins the sum in float64, in the order in
     which it came: the result does not depend on when, or how often, one reads. One of the host joins at once: were it
     kept, a scalar would lie in the middle of what a large product has left free, and the next such product would not
-    fit in (to judge a word-level model took 1.3 GB more). A count of 0 adds nothing.
+    fit in (judging a word-level model took some 100 MB more each time). A count of 0 adds nothing.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
