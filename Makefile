@@ -15,7 +15,7 @@ test: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest $(ARGS) --nbmake tests notebooks
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS) --nbmake tests notebooks
 
 # Every task and model in every format of export, against eager mode, in most of an hour.
 parity: $(READY)
