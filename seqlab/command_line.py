@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from seqlab.configuration import VERSION_BASE, check, conf_folder, quoted, targets
+from seqlab.configuration import VERSION_BASE, check, conf_folder, first_job, quoted, targets
 from seqlab.errors import InputError, SeqlabError, StoppedError
 
 
@@ -117,9 +117,9 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
         if not flags.shell_completion:
             running = not (flags.help or flags.hydra_help or flags.cfg or flags.info)
             name = flags.config_name or config_name
-            first = check(flags.overrides, name, flags.config_dir, sweep=flags.multirun, complete=running)
+            check(flags.overrides, name, flags.config_dir, sweep=flags.multirun, complete=running)
             if flags.multirun and running:
-                root = _sweep_root(first)
+                root = _sweep_root(first_job(flags.overrides, name, flags.config_dir))
                 sys.argv.insert(1, f"hydra.sweep.dir={quoted(str(root))}")
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
         failed = {failure.job for failure in failures}

@@ -7,7 +7,8 @@ one that it cannot apply, and advises to put a plus sign before an unknown key, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-def check(words: Sequence[str], config_name: str, config_dir: str | None, *, sweep: bool, complete: bool) -> DictConfig:
-    """The configuration of the first job that these overrides describe, with Hydra's own settings in it.
+def check(words: Sequence[str], config_name: str, config_dir: str | None, *, sweep: bool, complete: bool) -> None:
+    """Whether these overrides can be applied.
 
     Args:
         words: the overrides, as typed.
@@ -46,22 +47,21 @@ def check(words: Sequence[str], config_name: str, config_dir: str | None, *, swe
     Raises:
         InputError: some of the overrides are wrong; the message has a line for each.
     """
-    search = [word for word in words if word.startswith("hydra.searchpath=")]
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise InputError(f"--config-dir {config_dir}: no such folder")
-        search = [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"]
-
+    search = _search(words, config_dir)
     with hydra.initialize_config_dir(str(conf_folder()), **VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         typed, problems = _parse(words)
         problems += _contradictions(typed)
         problems += [] if sweep else _several_values(typed)
 
+        @cache  # for Hydra reads YAML again for each answer
         def choices(group: str, kind: ObjectType = ObjectType.CONFIG) -> list[str]:
             return loader.get_group_options(group, kind, config_name, search)
 
-        groups = [override for override in typed if choices(override.key_or_group)]
+        def all_choices() -> dict[str, list[str]]:
+            return {group: choices(group) for group in choices("", ObjectType.GROUP)}
+
+        groups = [o for o in typed if "." not in o.key_or_group and choices(o.key_or_group)]
         wrong = {o.key_or_group: lines for o in groups if (lines := _wrong_choices(o, choices(o.key_or_group)))}
         problems += [line for lines in wrong.values() for line in lines]
         # What a wrong choice would have brought is unknown, and so is what was meant by settings inside it.
@@ -70,15 +70,20 @@ def check(words: Sequence[str], config_name: str, config_dir: str | None, *, swe
         found: dict[str, list[str]] = {}  # problem: the combinations of choices that have it
         for combination in combinations:
             composed = hydra.compose(config_name, [*search, *combination], return_hydra_config=True)
-            unknown = _unknown(settings, composed, {group: choices(group) for group in choices("", ObjectType.GROUP)})
+            unknown = _unknown(settings, composed, all_choices)
             for problem in unknown + (_missing(settings, composed) if complete and not wrong else []):
                 found.setdefault(problem, []).append(" ".join(combination))
         for problem, where in found.items():
             problems.append(problem if len(where) == len(combinations) else f"{problem} where {where[0]}")
         if problems:
             raise InputError("\n".join(problems))
-        first = [line for override in typed for line in _lines(override)[:1]]
-        return hydra.compose(config_name, [*search, *first], return_hydra_config=True)
+
+
+def first_job(words: Sequence[str], config_name: str, config_dir: str | None) -> DictConfig:
+    """The configuration of the first job that these overrides describe, with Hydra's own settings in it."""
+    with hydra.initialize_config_dir(str(conf_folder()), **VERSION_BASE):
+        first = [line for override in _parse(words)[0] for line in _lines(override)[:1]]
+        return hydra.compose(config_name, [*_search(words, config_dir), *first], return_hydra_config=True)
 
 
 def targets(words: Sequence[str]) -> frozenset[str]:
@@ -95,6 +100,19 @@ def targets(words: Sequence[str]) -> frozenset[str]:
                 yield from inside("", item)
 
     return frozenset(t for o in _parse(words)[0] for t in inside(o.key_or_group.split(".")[-1], o.value()))
+
+
+def _search(words: Sequence[str], config_dir: str | None) -> list[str]:
+    """The overrides that say where else configurations are looked for.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if config_dir is None:
+        return [word for word in words if word.startswith("hydra.searchpath=")]
+    if not Path(config_dir).is_dir():
+        raise InputError(f"--config-dir {config_dir}: no such folder")
+    return [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"]
 
 
 def quoted(text: str) -> str:
@@ -166,7 +184,9 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(value, f"{prefix}{name}.")
 
 
-def _unknown(settings: list[Override], composed: DictConfig, groups: dict[str, list[str]]) -> list[str]:
+def _unknown(
+    settings: list[Override], composed: DictConfig, all_choices: Callable[[], dict[str, list[str]]]
+) -> list[str]:
     keys = {key for key, _ in _flat(OmegaConf.to_container(composed))}
     own = {key.rpartition(".")[0] for o in settings for key in _typed_keys(o) if key.endswith("._target_")}
     chosen = {override.key_or_group for override in settings}
@@ -178,6 +198,7 @@ def _unknown(settings: list[Override], composed: DictConfig, groups: dict[str, l
         strange = next((key for key in typed if key not in keys), None)
         if strange is None:
             continue
+        groups = all_choices()
         if strange.rpartition(".")[0] in own:  # the user's own code has arguments of its own
             hint = f"; if your own code takes it, write +{override.input_line}"
         elif (group := strange.partition(".")[0]) in groups and composed.get(group) is None and group not in chosen:

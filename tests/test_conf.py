@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from seqlab.bundle import PARTS
-from seqlab.configuration import check, conf_folder
+from seqlab.configuration import conf_folder, first_job
 from seqlab.instantiate import instantiate, mistakes
 from seqlab.settings import FACTS as FOR_TASKS
 from seqlab.settings import SECTIONS, Settings
@@ -117,7 +117,7 @@ def test_every_choice_composes_and_fits(path: Path) -> None:
         "model/positions": (["model=transformer"], group),
         "word_vectors": (["task=tagging"], "word_vectors@task.model.word_vectors"),
     }.get(group, ([], group))
-    composed = check([*holder, f"{choice}={path.stem}"], "train", None, sweep=False, complete=False)
+    composed = first_job([*holder, f"{choice}={path.stem}"], "train", None)
     with open_dict(composed):
         del composed["hydra"]
     tree = OmegaConf.to_container(composed, resolve=True)
@@ -129,7 +129,7 @@ def test_every_choice_composes_and_fits(path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(PRIMARY))
 def test_every_primary_configuration_composes(name: str) -> None:
-    composed = check([], name, None, sweep=False, complete=False)
+    composed = first_job([], name, None)
     assert composed.hydra.output_subdir is None
     assert composed.hydra.run.dir == "."
     assert composed.hydra.help.header.startswith(f"seqlab.{name}: ")

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from omegaconf import OmegaConf
 
-from seqlab.configuration import check, conf_folder
+from seqlab.configuration import conf_folder, first_job
 from seqlab.data.hub import HubDataset, SplitNames
 from seqlab.data.records import Columns
 from seqlab.data.rejects import Rejects
@@ -99,7 +99,7 @@ def test_known_sets(name: str, tmp_path: Path) -> None:
     held_out = {split: [row] for split in splits.split()} | {"train": [row, *rows]}
     if name == "sst2":
         held_out["test"] = [{**row, "label": -1}]  # hidden
-    config = OmegaConf.to_container(check([f"data={name}"], "train", None, sweep=False, complete=True).data)
+    config = OmegaConf.to_container(first_job([f"data={name}"], "train", None).data)
     assert isinstance(config, dict)
     assert "/" in config["path"]  # an owner's: names without one are no longer served
     source = instantiate(
@@ -119,7 +119,7 @@ def test_known_sets(name: str, tmp_path: Path) -> None:
 def test_blank_lines_of_wikitext(tmp_path: Path) -> None:
     lines = [{"text": ""}, {"text": " = A = \n"}, {"text": " text \n"}]
     folder = lay_out(tmp_path / "set", {"text": STRING}, dict.fromkeys(SPLITS, lines))
-    config = OmegaConf.to_container(check(["data=wikitext2"], "train", None, sweep=False, complete=True).data)
+    config = OmegaConf.to_container(first_job(["data=wikitext2"], "train", None).data)
     assert isinstance(config, dict)
     source = instantiate({**config, "path": folder, "name": None}, "data")
     rejects = Rejects(source.on_error, source.max_rejected)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from seqlab.configuration import check
+from seqlab.configuration import check, first_job
 from seqlab.data.conll_files import ConllFiles, ConlluFiles
 from seqlab.data.csv_files import CsvFiles
 from seqlab.data.json_files import JsonFiles
@@ -51,7 +51,8 @@ def test_settings_of_a_base_are_checked_too(knobs: dict[str, Any]) -> None:
 
 def test_settings_as_they_are_typed() -> None:
     def typed(*words: str) -> Source:
-        config = OmegaConf.to_container(check(list(words), "train", None, sweep=False, complete=True).data)
+        check(list(words), "train", None, sweep=False, complete=True)
+        config = OmegaConf.to_container(first_job(list(words), "train", None).data)
         assert isinstance(config, dict)
         return instantiate(config, "data")
 
