@@ -6,6 +6,7 @@ training. Where it differs it is not kept, and an export that was there before s
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def job(command: Command) -> None:
     require_out(out)
     for name in formats:
         require(name)
-    for name, report in export(bundle.load(asked.run, command.trust), formats, out).items():
+
+    def begin(name: str) -> None:
+        print(f"{name}: being written, and compared with the trained model", file=sys.stderr, flush=True)
+
+    for name, report in export(bundle.load(asked.run, command.trust), formats, out, begin).items():
         if "refused" in report:
             print(f"{name}: {report['refused']}", flush=True)
             continue

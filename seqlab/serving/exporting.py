@@ -79,9 +79,17 @@ def chosen(name: str) -> list[str]:
     return [*FORMATS] if name == "all" else [name]
 
 
-def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
+def export(
+    bundle: Bundle, formats: list[str], out: Path, begin: Callable[[str], object] = lambda name: None
+) -> dict[str, Any]:
     """Writes the model in these formats, in place of the export that was there; what parity.json tells. Of several
     formats those that cannot hold this model are left out, and parity.json tells why.
+
+    Args:
+        bundle: the model.
+        formats: their names.
+        out: a folder, new or `require_out`'s.
+        begin: told of each format before it is written, which can take minutes.
 
     Raises:
         InputError: no format asked for can hold this model, or one cannot be written here.
@@ -108,6 +116,7 @@ def export(bundle: Bundle, formats: list[str], out: Path) -> dict[str, Any]:
         parity: dict[str, Any] = {}
         signatures: dict[str, Any] = {}
         for name in formats:
+            begin(name)
             before = {*folder.iterdir()}
             try:
                 exported = FORMATS[name](bundle, about, folder)

@@ -38,7 +38,7 @@ class Program:
     """A module to be exported.
 
     name      its signature: equal, padded, encode or step
-    inputs    by name an example of each; a list of tensors is handed over one by one, behind the others
+    inputs    by name an example of each; lists of tensors come last, and the module gets theirs as `*rest`
     sizes     of each input the names of its axes that may have any size; of a list, of each tensor in it
     outputs   their names
     most      how long a sequence may be; None: any
@@ -65,10 +65,9 @@ class Program:
                 dims.setdefault(axis, Dim(axis, min=1, **(limit if axis == "length" else {})))
             return {place: dims[axis] for place, axis in enumerate(axes)}
 
-        return {
-            name: tuple(map(shape, axes)) if isinstance(axes, list) else shape(axes)
-            for name, axes in self.sizes.items()
-        }
+        plain = {name: shape(axes) for name, axes in self.sizes.items() if not isinstance(axes, list)}
+        rest = [shape(axes) for listed in self.sizes.values() if isinstance(listed, list) for axes in listed]
+        return {**plain, "rest": tuple(rest)} if rest else plain
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -148,10 +147,11 @@ def programs(model: nn.Module) -> list[Program]:
             encode = Seq2SeqEncode(model)
             state, of_state = _state(model.decoder.stack, 3)
             memory, of_memory = _memory(model, 3)
-            names = [f"{name}_{i}" for name, given in (("memory", memory), ("state", state)) for i in range(len(given))]
+            given = {"memory": memory, "state": state}
+            names = [f"{name}_{i}" for name, tensors in given.items() for i in range(len(tensors))]
             after = ["scores", *(f"state_{i}_after" for i in range(len(state)))]
-            inputs = {**block, "memory": memory + state}
-            step = program("step", Seq2SeqStep(model, len(memory)), inputs, after, memory=of_memory + of_state)
+            axes = {"memory": of_memory, "state": of_state}
+            step = program("step", Seq2SeqStep(model, len(memory)), {**block, **given}, after, **axes)
             return [program("encode", encode, block, names), step]
     raise UnsuitedError(f"{type(model).__name__} is none of seqlab's models, and has no programs to export")
 
@@ -178,6 +178,11 @@ def _read(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens [N, L], some token in the place of none, and lengths [N]."""
     there = mask != 0
     return ids.masked_fill(~there, 0), there.sum(1)
+
+
+def _row_major(state: list[Tensor]) -> list[Tensor]:
+    """As the next program reads them: machine code looks at no strides."""
+    return [tensor.contiguous() for tensor in state]
 
 
 class EqualClassifier(nn.Module):
@@ -313,15 +318,15 @@ class PaddedLanguageModel(EqualLanguageModel):
     def go_on(self, ids: Tensor, mask: Tensor, state: list[Tensor] | None) -> tuple[Tensor, ...]:
         tokens, lengths = _read(ids, mask)
         hidden_NLD, after = self.model.encoder.core(tokens, lengths, state)
-        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *after
+        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *_row_major(after)
 
 
 class LanguageModelStep(PaddedLanguageModel):
     """The next tokens [N, L] of sequences in that state to the same. Where a sequence brings no token its scores mean
     nothing, and its state stays."""
 
-    def forward(self, ids: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.go_on(ids, mask, [*state])
+    def forward(self, ids: Tensor, mask: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self.go_on(ids, mask, [*rest])
 
 
 class Seq2SeqEncode(nn.Module):
@@ -335,7 +340,8 @@ class Seq2SeqEncode(nn.Module):
         tokens, lengths = _read(ids, mask)
         hidden_NLD, _, last = self.model.encoder.read(tokens, lengths)
         memory, state = self.model.decoder.begin(hidden_NLD, lengths, last)
-        return tuple(tensor.clone() for tensor in memory + state)  # no output may be another, or an input
+        # No output may be another, or an input.
+        return tuple(tensor.clone() for tensor in _row_major(memory + state))
 
 
 class Seq2SeqStep(nn.Module):
@@ -348,8 +354,8 @@ class Seq2SeqStep(nn.Module):
         self.memories = memories
         self.last = LastPooling()
 
-    def forward(self, ids: Tensor, mask: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, mask: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         tokens, lengths = _read(ids, mask)
-        given = ([*memory[: self.memories]], [*memory[self.memories :]])
-        hidden_NLD, after = self.model.decoder.core(tokens, lengths, *given)
-        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *after
+        memory, state = [*rest[: self.memories]], [*rest[self.memories :]]
+        hidden_NLD, after = self.model.decoder.core(tokens, lengths, memory, state)
+        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *_row_major(after)

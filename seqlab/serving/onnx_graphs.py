@@ -44,6 +44,7 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
                     opset_version=OPSET,
                     input_names=program.input_names,
                     output_names=program.outputs,
+                    dynamic_shapes=program.dynamic_shapes,  # of a graph that has its own, the names alone
                     custom_translation_table={torch.ops.seqlab.recurrence.default: _recurrence},
                 )
             assert exported is not None

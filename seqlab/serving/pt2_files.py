@@ -55,10 +55,12 @@ def load_pt2(path: str | os.PathLike[str]) -> ExportedProgram:
     """The program in that file; `.module()` of it is called.
 
     Raises:
-        ValueError: the file holds something that the exports of seqlab do not hold.
+        OSError: it cannot be read.
+        ValueError: it holds something that the exports of seqlab do not hold.
     """
+    data = Path(path).read_bytes()
     try:
-        members = _members(Path(path).read_bytes())
+        members = _members(data)
         for folder, prefix in (("weights", "weight_"), ("constants", "tensor_")):
             _require_tensors(members, f"archive/data/{folder}/", f"model_{folder}_config.json", prefix)
         _require_plain(json.loads(members["archive/models/model.json"]), "the graph")

@@ -125,6 +125,20 @@ def test_small_graphs_with_loops_and_states(name: str, task: str, tmp_path: Path
     assert set(report["largest_difference"]) == {"padded"} | ({"equal"} if name == "pt2" and task != "pairs" else set())
 
 
+@pytest.mark.parametrize("task", ["language", "pairs"])
+@pytest.mark.parametrize("encoder", ["lstm", "transformer"])
+def test_what_a_step_takes_has_the_names_and_the_layout_in_which_it_came(task: str, encoder: str) -> None:
+    """Machine code reads a tensor as if it were row-major, and never looks."""
+    *_, first, step = programs(tiny_bundle(task, encoder).task.model)
+    ids, mask = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+    read = first.module(ids, mask)[task == "language" :]
+    told = [name.removesuffix("_after") for name in first.outputs if name != "scores"]
+    assert told == step.input_names[2:]
+    _, *after = step.module(ids, mask, *read)
+    assert [f"{name}_after" for name in told if name.startswith("state")] == step.outputs[1:]
+    assert all(tensor.is_contiguous() for tensor in (*read, *after))
+
+
 def test_a_tagger_of_words_reads_as_many_as_it_has_positions() -> None:
     model = tiny_bundle("tags of spelled words", "learned").task.model
     (program,) = programs(model)
@@ -149,7 +163,8 @@ def test_onnx_has_operators_of_its_own_for_recurrences(tmp_path: Path) -> None:
     assert not {"Loop", "Scan", "If"} & set(kinds)
     assert [opset.version for opset in model.opset_import if not opset.domain] == [18]
     assert "task" in json.loads({each.key: each.value for each in model.metadata_props}["seqlab"])
-    assert [given.name for given in model.graph.input] == ["ids", "mask"]
+    axes = {one.name: [size.dim_param for size in one.type.tensor_type.shape.dim] for one in model.graph.input}
+    assert axes == dict.fromkeys(("ids", "mask"), ["sequences", "length"])
 
 
 @pytest.mark.parametrize(("encoder", "told"), [("my", "no operator that computes MyCell"), ("universal", "no graph")])

@@ -191,3 +191,5 @@ def test_one_member_is_one(members: Members, tmp_path: Path) -> None:
     (tmp_path / "c.pt2").write_bytes(b"no zip")
     with pytest.raises(ValueError, match="is no program"):
         load_pt2(tmp_path / "c.pt2")
+    with pytest.raises(FileNotFoundError):
+        load_pt2(tmp_path / "d.pt2")
