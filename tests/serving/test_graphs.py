@@ -164,7 +164,7 @@ def test_onnx_has_operators_of_its_own_for_recurrences(tmp_path: Path) -> None:
     assert [opset.version for opset in model.opset_import if not opset.domain] == [18]
     assert "task" in json.loads({each.key: each.value for each in model.metadata_props}["seqlab"])
     axes = {one.name: [size.dim_param for size in one.type.tensor_type.shape.dim] for one in model.graph.input}
-    assert axes == dict.fromkeys(("ids", "mask"), ["sequences", "length"])
+    assert axes == {"ids": ["sequences", "length"], "mask": ["sequences", "length"]}
 
 
 @pytest.mark.parametrize(("encoder", "told"), [("my", "no operator that computes MyCell"), ("universal", "no graph")])
