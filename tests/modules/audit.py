@@ -1,0 +1,40 @@
+"""What Python does while a test watches: files it opens, programs it starts, code it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from typing_words import REPOSITORY
+
+events: list[tuple[str, tuple[Any, ...]]] | None = None
+
+
+def hook(name: str, arguments: tuple[Any, ...]) -> None:
+    if events is not None and name in ("open", "os.system", "subprocess.Popen", "exec", "import"):
+        events.append((name, arguments))
+
+
+sys.addaudithook(hook)
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
+    """What Python does meanwhile."""
+    global events
+    events = []
+    try:
+        yield events
+    finally:
+        events = None
+
+
+def outside(seen: list[tuple[str, tuple[Any, ...]]], root: Path) -> list[str]:
+    """Files of this folder's surroundings that were opened: not those of Python itself."""
+    opened = [os.path.abspath(a[0]) for name, a in seen if name == "open" and isinstance(a[0], str | os.PathLike)]
+    ours = (str(root), str(REPOSITORY), sys.prefix, sys.base_prefix)
+    return [path for path in opened if not path.startswith(ours)]
