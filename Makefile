@@ -1,4 +1,4 @@
-# make train [ARGS="model=transformer seed=2"]      make test      make parity      make format
+# make train [ARGS="model=transformer seed=2"]      make test      make parity      make reliability      make format
 # The first call makes .venv. PYTHON=... names the Python (3.11 to 3.13), PIP_ARGS=... goes to pip.
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check install $(PIP_ARGS) --constraint constraints.txt
@@ -6,7 +6,7 @@ READY = .venv/ready
 # A .venv whose Python has gone is as good as none.
 $(shell .venv/bin/python -c '' 2>/dev/null || rm -f $(READY))
 
-.PHONY: train test parity format
+.PHONY: train test parity reliability format
 
 train: $(READY)
 	.venv/bin/python -m seqlab.train $(ARGS)
@@ -20,6 +20,10 @@ test: $(READY)
 # Every task and model in every format of export, against eager mode, in most of an hour.
 parity: $(READY)
 	PARITY_TABLE=docs/parity.md .venv/bin/python -m pytest $(ARGS) -m parity tests/serving
+
+# The fault trials at full size, against real processes, with their figures, in N minutes; nothing else should run beside.
+reliability: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS) -m reliability -rP tests/reliability
 
 format: $(READY)
 	.venv/bin/ruff format .

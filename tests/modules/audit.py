@@ -11,11 +11,13 @@ from typing import Any
 
 from typing_words import REPOSITORY
 
+RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec")
+
 events: list[tuple[str, tuple[Any, ...]]] | None = None
 
 
 def hook(name: str, arguments: tuple[Any, ...]) -> None:
-    if events is not None and name in ("open", "os.system", "subprocess.Popen", "exec", "import"):
+    if events is not None and name in ("open", "import", *RUNS):
         events.append((name, arguments))
 
 
@@ -38,3 +40,9 @@ def outside(seen: list[tuple[str, tuple[Any, ...]]], root: Path) -> list[str]:
     opened = [os.path.abspath(a[0]) for name, a in seen if name == "open" and isinstance(a[0], str | os.PathLike)]
     ours = (str(root), str(REPOSITORY), sys.prefix, sys.base_prefix)
     return [path for path in opened if not path.startswith(ours)]
+
+
+def ran(seen: list[tuple[str, tuple[Any, ...]]], word: str) -> list[str]:
+    """Programs and code with this word in them that were run."""
+    told = ((name, str(getattr(a[0], "co_consts", a))) for name, a in seen if name in RUNS)
+    return [f"{name}: {what}" for name, what in told if word in what]

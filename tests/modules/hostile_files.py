@@ -21,6 +21,7 @@ PARTS = [
 NAMES = [
     "../secret", "../../root/secret", "/etc/passwd", "/dev/zero", "..\\secret", "%2e%2e%2fsecret", "a/../../secret",
     "\0", "secret\0.json", ".", "", "//etc/passwd", "~/secret", "model.safetensors/", "./model.safetensors",
+    "/proc/self/environ", "....//secret", "C:\\secret", "file:///etc/passwd", "%252e%252e%252fsecret",
 ]  # fmt: skip
 
 
