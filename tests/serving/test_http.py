@@ -346,6 +346,11 @@ def test_who_is_refused_or_too_late_is_not_read_or_computed(
         refused(served.post("/predict", {"inputs": [{"text": CANARY}, {"words": [CANARY]}]}), 422)
         assert served.post("/predict", {"inputs": [{"text": "a"}, {"text": "b"}]}).status == 200  # they are given back
 
+    with serving(bundles["classification"], item_tokens=20, request_tokens=30) as served:
+        monkeypatch.setattr(served.service.predictor, "read_first", lambda items: pytest.fail("is tokenised"))
+        refused(served.post("/predict", {"text": CANARY * 5}), 413)  # 25 letters are more than 20 tokens of bytes
+        refused(served.post("/predict", {"inputs": [{"text": CANARY * 3}] * 3}), 413)
+
     computed = list[int]()
     with serving(bundles["classification"], deadline_s=0.2) as served:
         answers, read = served.service.predictor.answers, served.service.predictor.read_first
