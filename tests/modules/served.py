@@ -48,3 +48,5 @@ def serving(bundle: Path, batching: Batching | None = None, endless: bool = Fals
         service.close()
         thread.join(20)
         assert not thread.is_alive()
+        if server.late is not None:
+            server.late.cancel()  # it would end the tests

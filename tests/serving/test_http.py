@@ -490,6 +490,8 @@ def test_drained_it_answers_what_it_accepted_and_nothing_new(bundles: dict[str, 
         assert [one.result(60).status for one in begun] == [200] * 6
         served.thread.join(10)
         assert not served.thread.is_alive()
+        assert served.server.late is not None
+        assert served.server.late.is_alive()  # a thread that is stuck may still hold the process
 
 
 def test_a_model_that_is_stuck_does_not_hold_the_process(
@@ -516,6 +518,7 @@ def test_a_model_whose_thread_has_ended_ends_the_process(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(server_module.os, "_exit", lambda code: None)
     service = Service(seqlab.load(bundles["classification"]), Batching(wait_ms=1), Limits(deadline_s=0.5), "tiny")
     service.predictor.examples = killed  # type: ignore[method-assign]
     listening = listen("127.0.0.1", 0)
