@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_words import REPOSITORY
 
+OURS = (str(REPOSITORY), sys.prefix, sys.base_prefix)  # sources, which are read for what an error tells of its place
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec")
 
 events: list[tuple[str, tuple[Any, ...]]] | None = None
@@ -38,8 +39,7 @@ def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
 def outside(seen: list[tuple[str, tuple[Any, ...]]], root: Path) -> list[str]:
     """Files of this folder's surroundings that were opened: not those of Python itself."""
     opened = [os.path.abspath(a[0]) for name, a in seen if name == "open" and isinstance(a[0], str | os.PathLike)]
-    ours = (str(root), str(REPOSITORY), sys.prefix, sys.base_prefix)
-    return [path for path in opened if not path.startswith(ours)]
+    return [path for path in opened if not path.startswith((str(root), *OURS))]
 
 
 def ran(seen: list[tuple[str, tuple[Any, ...]]], word: str) -> list[str]:
