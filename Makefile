@@ -1,4 +1,4 @@
-# make train [ARGS="model=transformer seed=2"]      make test      make parity      make format
+# make train [ARGS="model=transformer seed=2"]      make test      make parity      make reliability      make format
 # The first call makes .venv. PYTHON=... names the Python (3.11 to 3.13), PIP_ARGS=... goes to pip.
 
 PIP = .venv/bin/python -m pip --disable-pip-version-check install $(PIP_ARGS) --constraint constraints.txt
@@ -6,7 +6,7 @@ READY = .venv/ready
 # A .venv whose Python has gone is as good as none.
 $(shell .venv/bin/python -c '' 2>/dev/null || rm -f $(READY))
 
-.PHONY: train test parity format
+.PHONY: train test parity reliability format
 
 train: $(READY)
 	.venv/bin/python -m seqlab.train $(ARGS)
@@ -17,9 +17,13 @@ test: $(READY)
 	.venv/bin/mypy
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS) --nbmake tests notebooks
 
-# Every task and model in every format of export, against eager mode, in most of an hour.
+# Every task and model in every format of export, against eager mode, in half an hour of a core.
 parity: $(READY)
 	PARITY_TABLE=docs/parity.md .venv/bin/python -m pytest $(ARGS) -m parity tests/serving
+
+# The fault trials at full size, in five minutes: real processes, with their figures. Nothing else should run beside.
+reliability: $(READY)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS) -m reliability -rP tests/reliability
 
 format: $(READY)
 	.venv/bin/ruff format .

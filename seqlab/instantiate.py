@@ -225,14 +225,16 @@ def _find(path: str) -> Any:
 
 
 def is_part(found: Any) -> bool:
-    """Whether it is defined in one of seqlab's folders, or a module, optimizer or scheduler class of torch.
+    """Whether it is a class of one of seqlab's folders, or a module, optimizer or scheduler class of torch.
+
+    Functions are none, but those that make an optimizer: of the others one starts the compiler it is told.
 
     Judges the object, not a name that leads to it: `seqlab.data.corpus.os.system` is still `os.system`. The modules at
     the top of seqlab are no parts: with `instantiate` itself as a target, a file could trust itself.
     """
     module = getattr(found, "__module__", None) or ""
     if module.startswith("seqlab.") and module.count(".") > 1:
-        return is_of(found, module)
+        return is_of(found, module) and (isinstance(found, type) or module == "seqlab.training.optim")
     if isinstance(found, type) and module.startswith(("torch.nn.", "torch.optim.")):
         from torch import nn, optim  # has been imported with the target; not before, `--help` must not wait for it
 

@@ -53,6 +53,13 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     }
 
 
+def test_no_torch_is_taken_whose_plain_tensors_can_run_code() -> None:
+    """CVE-2026-24747: before 2.10, `torch.load(weights_only=True)`, which reads the examples of a .pt2 file."""
+    (torch,) = (requirement for requirement in DECLARED if requirement.name == "torch")
+    assert "2.9.1" not in torch.specifier
+    assert "2.10.0" in torch.specifier
+
+
 def test_every_pin_is_exact_and_fits_what_is_declared() -> None:
     for pin in PINS.values():
         (specifier,) = pin.specifier

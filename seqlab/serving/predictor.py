@@ -143,6 +143,16 @@ class Predictor:
             raise ValueError(f'the model reads pairs: expected an object such as {self.example}; "pair": null is none')
         return self.form.record(item)
 
+    def least(self, item: Mapping[str, Any]) -> int:
+        """How many tokens it has at least, known before it is tokenised; 0 where nobody knows, or cannot read it."""
+        known = self.vocabularies
+        widest = [tokenizer.widest for tokenizer in (known.tokenizer, known.written)]
+        try:
+            characters = sum(len(value) for value in self.record(item).values() if isinstance(value, str))
+        except ValueError:
+            return 0
+        return characters // max(filter(None, widest)) if None not in widest else 0
+
     def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
         """The items as the model reads them.
 

@@ -62,15 +62,14 @@ class Server(uvicorn.Server):
     def end(self) -> None:
         """Nothing new is accepted from now on."""
         self.service.close()
-        self.late = threading.Timer(self.service.limits.drain_s, os._exit, (1,))  # the loop may be stuck too
+        # The loop may be stuck too, or when it has ended a thread for which Python waits; so nothing cancels it.
+        self.late = threading.Timer(self.service.limits.drain_s, os._exit, (1,))
         self.late.daemon = True
         self.late.start()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until a signal has been heeded."""
         await super().serve([self.listening])
-        if self.late is not None:
-            self.late.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """From now on it answers, and heeds signals."""

@@ -108,17 +108,22 @@ class Service:
             TooMuchError: there are too many tokens.
             ValueError: an item is of another kind; the message begins with its number.
         """
+        self._require_few([self.predictor.least(item) for item in items])  # a long text takes long, and much memory
         asked, problem = self.predictor.read_first(items)
         if isinstance(problem, TooLongError):
             raise TooMuchError(str(problem)) from problem
         if problem is not None:
             raise ValueError(str(problem)) from problem
-        for number, one in enumerate(asked, start=1):
-            if one.given > self.limits.item_tokens:
-                raise TooMuchError(f"item {number}: more than {self.limits.item_tokens} tokens")
-        if sum(one.given for one in asked) > self.limits.request_tokens:
-            raise TooMuchError(f"more than {self.limits.request_tokens} tokens together")
+        self._require_few([one.given for one in asked])
         return asked
+
+    def _require_few(self, tokens: Sequence[int]) -> None:
+        """Of the items of a request."""
+        for number, given in enumerate(tokens, start=1):
+            if given > self.limits.item_tokens:
+                raise TooMuchError(f"item {number}: more than {self.limits.item_tokens} tokens")
+        if sum(tokens) > self.limits.request_tokens:
+            raise TooMuchError(f"more than {self.limits.request_tokens} tokens together")
 
     def job(
         self,

@@ -117,6 +117,13 @@ class Tokenizer:
         """Whether decode(encode(text)) == text for any text, found by trying: bits per byte only make sense then."""
         return all(self.decode(ids) == text for text, ids in zip(_HARD_TEXTS, self._encode(_HARD_TEXTS), strict=True))
 
+    @cached_property
+    def widest(self) -> int | None:
+        """The most characters that a token stands for; None where that may be any number."""
+        return (
+            max(len(token) for token in self._backend.get_vocab() if token != self.end_token) if self.lossless else None
+        )
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without end marks.
 

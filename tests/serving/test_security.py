@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -11,83 +10,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
+from audit import outside, watched
+from hostile_files import NAMES, PARTS, Payload, change, pickles, put
 from typing_words import REPOSITORY, Outcome
 
 import seqlab
 from seqlab.errors import InputError
 
-events: list[tuple[str, tuple[Any, ...]]] | None = None
-
-
-def hook(name: str, arguments: tuple[Any, ...]) -> None:
-    if events is not None and name in ("open", "os.system", "subprocess.Popen", "exec", "import"):
-        events.append((name, arguments))
-
-
-sys.addaudithook(hook)
-
-
-@contextmanager
-def watched() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
-    """What Python does meanwhile."""
-    global events
-    events = []
-    try:
-        yield events
-    finally:
-        events = None
-
-
-def outside(seen: list[tuple[str, tuple[Any, ...]]], root: Path) -> list[str]:
-    """Files of this folder's surroundings that were opened: not those of Python itself."""
-    opened = [os.path.abspath(a[0]) for name, a in seen if name == "open" and isinstance(a[0], str | os.PathLike)]
-    ours = (str(root), str(REPOSITORY), sys.prefix, sys.base_prefix)
-    return [path for path in opened if not path.startswith(ours)]
-
 
 @pytest.fixture
 def folder(bundles: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundles["classification"], tmp_path / "root" / "bundle"))
-
-
-def put(folder: Path, name: str, content: bytes) -> None:
-    """A file, with the digest that belongs to it: an attacker can count."""
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).write_bytes(content)
-    change(folder, lambda described: described["sha256"].update({name: hashlib.sha256(content).hexdigest()}))
-
-
-def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
-    described = json.loads((folder / "model.json").read_text())
-    how(described)
-    (folder / "model.json").write_text(json.dumps(described))
-
-
-class Payload:
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.canary}",)
-
-
-def pickles(canary: Path) -> Iterator[bytes]:
-    for protocol in (0, 2, 4):
-        yield pickle.dumps(Payload(canary), protocol)
-    file = canary.with_name("saved.pt")
-    for zipped in (True, False):
-        torch.save(Payload(canary), file, _use_new_zipfile_serialization=zipped)
-        yield file.read_bytes()
-    shutil.make_archive(str(canary.with_name("archive")), "tar", canary.parent, "saved.pt")
-    yield canary.with_name("archive.tar").read_bytes()
 
 
 def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path) -> None:
@@ -103,13 +42,6 @@ def test_a_pickle_is_never_loaded(folder: Path, tmp_path: Path) -> None:
             assert not canary.exists()
             assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
             shutil.rmtree(whole)
-
-
-PARTS = [
-    "pathlib:Path.touch", "os:system", "subprocess:run", "builtins:eval", "seqlab.bundle:os.system", "seqlab:load",
-    "seqlab.data.corpus:os.system", "seqlab.instantiate:instantiate", "torch:load", "torch.nn:Module", "pickle:loads",
-    "my_module:MyCell", "functools:partial", "..:x", "", "os.system",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -150,12 +82,6 @@ def test_a_trusted_module_is_no_way_to_what_it_imports(
         seqlab.load(folder, trust="mine_alone")
     assert not (tmp_path / "canary").exists()
     assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
-
-
-NAMES = [
-    "../secret", "../../root/secret", "/etc/passwd", "/dev/zero", "..\\secret", "%2e%2e%2fsecret", "a/../../secret",
-    "\0", "secret\0.json", ".", "", "//etc/passwd", "~/secret", "model.safetensors/", "./model.safetensors",
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

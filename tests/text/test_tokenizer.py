@@ -29,12 +29,16 @@ def test_lossless_tokenizers_give_any_text_back(text: str) -> None:
     for tokenizer in LOSSLESS:
         (ids,) = tokenizer.encode([text])
         assert tokenizer.decode(ids) == text
+        assert tokenizer.widest is not None
+        assert len(text) <= tokenizer.widest * len(ids)
         assert all(0 <= i < len(tokenizer) and i != tokenizer.end for i in ids)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS, ids=name)
 def test_lossless_says_so_only_where_it_holds(trainer: BytePairs) -> None:
-    assert trainer.train(TEXTS).lossless == (not isinstance(trainer, Words))
+    trained = trainer.train(TEXTS)
+    assert trained.lossless == (not isinstance(trainer, Words))
+    assert (trained.widest is None) == isinstance(trainer, Words)
 
 
 def test_lossless_finds_a_tokenizer_that_changes_text() -> None:
