@@ -118,7 +118,7 @@ def hosts_of(listening: socket.socket) -> tuple[str, ...]:
 
 
 def serve(service: Service, listening: socket.socket) -> None:
-    """Says where it listens, and answers until a signal ends it.
+    """Says where it listens, and answers until a signal ends it; `limits.drain_s` later the process ends anyway.
 
     Raises:
         SystemExit: the model's thread has ended by itself.

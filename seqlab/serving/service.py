@@ -179,9 +179,22 @@ class Service:
         return told if top_k is None else likeliest(told, top_k)
 
     def warm_up(self) -> None:
-        """Answers once, that kernels are compiled before anybody waits for them."""
-        item = json.loads(self.predictor.example)
-        self.predictor.predict([item], None if self.decoding is None else replace(self.decoding, max_tokens=2))
+        """Answers a full batch of many lengths, so that before anybody waits kernels are compiled, and the memory is taken
+        that a batch wants."""
+        predictor, decoding, batching = self.predictor, self.decoding, self.batching
+        rows = batching.rows if decoding is None else max(1, batching.rows // decoding.width)
+        item: dict[str, Any] = json.loads(predictor.example)
+        (one,) = predictor.read([item])
+        most = 2 * min(batching.tokens // rows, self.limits.item_tokens // 2) // one.tokens  # times the example
+
+        def repeated(times: int) -> dict[str, Any]:
+            return {name: " ".join([value] * times) if isinstance(value, str) else value for name, value in item.items()}
+
+        try:
+            asked = predictor.read([repeated(max(1, row * most // rows)) for row in range(rows)])
+        except TooLongError:  # for the positions that it knows
+            asked = predictor.read([item] * rows)
+        predictor.answers(asked, None if decoding is None else replace(decoding, max_tokens=2))
 
     def start(self) -> None:
         """Begins to answer."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 import seqlab
 from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
+from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Batching, Limits, Service
 
 
@@ -28,6 +31,25 @@ def test_a_queue_has_room_for_every_request() -> None:
     with pytest.raises(InputError, match=r"limits\.drain_s=nan: expected more than 0"):
         Limits(drain_s=float("nan"))
     assert Limits(queue=8, items=8)
+
+
+@pytest.mark.parametrize("name", ["classification", "tagging", "language_modeling", "seq2seq-transformer"])
+def test_it_begins_with_a_batch_as_large_as_may_be(
+    name: str, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(seqlab.load(bundles[name]), Batching(tokens=2000, rows=20), Limits())
+    answers, computed = service.predictor.answers, list[int]()
+
+    def counted(asked: Sequence[Asked], *how: Any) -> Any:
+        computed.append(sum(one.tokens for one in asked))
+        return answers(asked, *how)
+
+    monkeypatch.setattr(service.predictor, "answers", counted)
+    service.warm_up()
+    assert len(computed) == 1
+    assert 1500 < computed[0] <= 2000
+    service = Service(seqlab.load(bundles[name]), Batching(tokens=4, rows=20), Limits())
+    service.warm_up()
 
 
 def test_what_is_written_is_counted_as_it_is_written(bundles: dict[str, Path]) -> None:
