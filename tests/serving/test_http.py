@@ -24,6 +24,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from served import JSON, Reply, Served, reply, serving
+from tiny_bundles import save
 
 import seqlab
 from seqlab.errors import InputError
@@ -364,6 +365,16 @@ def test_a_setting_that_is_wrong_is_told_by_its_name_and_place(writer: Served, c
         told = classes.post("/predict", {"text": "a", "decoding": wrong})
         refused(told, 422)
         assert told.json["error"]["message"].startswith("decoding: this model writes nothing")
+
+
+def test_a_pair_is_refused_where_single_texts_are_read(tmp_path: Path) -> None:
+    with serving(save(tmp_path, "classification", fields=("text", "label"))) as served:
+        assert served.post("/predict", {"text": "a", "pair": None}).status == 200
+        found = served.post("/predict", {"text": "a", "pair": CANARY})
+        refused(found, 422)
+        assert found.json["error"]["message"].startswith("item 1: the model reads single texts")
+        item = served.get("/openapi.json").json["components"]["schemas"]["Item"]
+        assert item["properties"]["pair"] == {"type": "null"}
 
 
 def test_a_defect_of_ours_is_told_by_its_place(

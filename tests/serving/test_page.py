@@ -153,19 +153,24 @@ def test_the_page_shows_what_each_task_answers(page: Browser, bundles: dict[str,
 def test_what_is_chosen_filled_and_counted_is_marked(page: Browser, bundles: dict[str, Path], tmp_path: Path) -> None:
     texts = "[...document.querySelectorAll({!r})].map(one => one.textContent)".format
     with serving(bundles["masked_language_modeling"]) as served:
-        item = {"text": "<b>a<mask> film <mask>!"}
-        (told,) = served.service.predictor.predict([item])
-        best = [place[0]["token"] for place in told["masks"]]
-        ask(page, served.port, item["text"])
+        told: dict[str, Any] = {
+            "filled": "<b>(a train . film",
+            "masks": [[{"token": " train", "probability": 0.7}], [{"token": " ", "probability": 0.6}]],
+        }
+        served.service.predictor.answers = lambda asked: [told] * len(asked)
+        ask(page, served.port, "<b>(A<mask>.<mask> film")  # some tokenizers change blanks, and capitals
         assert page.wait(texts("h2")) == ["mask 1", "mask 2"]
-        expected = told["filled"] == f"<b>a{best[0]} film {best[1]}!"  # bytes need not be text
-        assert page.run(texts("mark")) == ([token.lstrip() for token in best if token.strip()] if expected else [])
+        assert page.run(texts("mark")) == ["train"]
         assert page.run("document.querySelector('#answer div').textContent") == told["filled"]
-        assert page.run("document.querySelectorAll('.bar').length") == 10
+        assert page.run(texts(".bar span")) == [" train", '" "']
+        told["filled"] = "another text"
+        page.run(f"{ASKED}.click()")
+        page.wait(f"{SHOWN}.startsWith('another text')")
+        assert page.run(texts("mark")) == []
         page.screenshot(tmp_path / "masked.png")
     with serving(bundles["classification"]) as served:
         answer: dict[str, Any] = {"label": ["good"], "probabilities": {"good": 0.9, "bad": 0.2}}
-        served.service.predictor.answers = lambda asked: [answer] * len(asked)  # type: ignore[assignment]
+        served.service.predictor.answers = lambda asked: [answer] * len(asked)
         ask(page, served.port)
         assert page.wait(texts(".chosen span")) == ["good"]
         answer = {"label": 3.8476052284240723}
@@ -181,7 +186,7 @@ def test_a_span_is_one_box_in_its_own_colour(page: Browser, bundles: dict[str, P
         spans = [{"type": kind, "words": place, "characters": at, "probability": 0.5}
                  for kind, place, at in (("PER", [1, 3], [2, 10]), ("LOC", [4, 5], [15, 19]))]  # fmt: skip
         tags = {"tags": ["O", "B-PER", "I-PER", "O", "B-LOC"], "probabilities": [0.5] * 5, "spans": spans}
-        served.service.predictor.answers = lambda asked: [{"words": words, **tags}]  # type: ignore[method-assign]
+        served.service.predictor.answers = lambda asked: [{"words": words, **tags}]
         ask(page, served.port, text)
         page.wait(f"{boxes}.length")
         found = page.run(boxes)
