@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -81,6 +82,21 @@ def stored_config(run: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path} is damaged: it holds no settings")
     return config
+
+
+def name_of(path: str | Path) -> str:
+    """What a run is called, by its folder or by the bundle there: its `name`, or that of the folder which runs of its
+    kind share. A run in a folder that was chosen, and a bundle elsewhere, are called as that is.
+
+    Raises:
+        InputError: its configuration cannot be read.
+    """
+    path = Path(path).resolve()
+    folder = path.parent if path.name == "bundle" else path
+    if not (folder / "config.yaml").exists():
+        return path.name
+    dated = re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?", folder.name)
+    return str(stored_config(folder).get("name") or (folder.parent.name if dated else folder.name))
 
 
 def provenance(command: Command) -> dict[str, Any]:

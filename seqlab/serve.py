@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from seqlab.command_line import Command, run_verb
@@ -35,6 +34,7 @@ def job(command: Command) -> None:
     from seqlab.errors import InputError
     from seqlab.experiment import choose_decoding
     from seqlab.instantiate import instantiate, read_settings
+    from seqlab.runs import name_of
     from seqlab.serving.predictor import Predictor
 
     try:
@@ -54,7 +54,7 @@ def job(command: Command) -> None:
     loaded = bundle.load(asked.run, command.trust)
     choose_decoding(loaded.task, asked.decoding)
     loaded.task.model.to(choose_device(asked.device))
-    service = Service(Predictor(loaded), batching, limits, asked.name or Path(asked.run).resolve().name)
+    service = Service(Predictor(loaded), batching, limits, asked.name or name_of(asked.run))
     service.warm_up()
     serve(service, listen(asked.host, asked.port))
 

@@ -80,8 +80,10 @@ def test_classes(verb: Callable[..., Outcome]) -> None:
     assert [told[0]["id"], told[0]["label"], told[2]["label"]] == [7, "neg", "pos"]
     assert sum(told[1]["probabilities"].values()) == pytest.approx(1)
     assert answers(verb, [{"text": "fine"}], "top_k=1")[0]["probabilities"].keys() == {"pos"}
-    alone = answers(verb, [{"text": "", "pair": "fine"}])[0]["probabilities"]
-    assert answers(verb, [{"text": "x"}, {"text": "", "pair": "fine"}])[1]["probabilities"] == pytest.approx(alone)
+    Path("items.jsonl").write_text('{"text": "fine", "pair": null}\n{"text": "fine", "pair": "awful"}\n')
+    code, _, err = verb("predict", "run=run", "input=items.jsonl")
+    assert code == 2
+    assert "line 2: the model reads single texts" in err
     assert json.loads(Path("run/bundle/labels.json").read_text()) == ["neg", "pos"]
 
 

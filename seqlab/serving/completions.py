@@ -106,17 +106,17 @@ def add_completions(app: FastAPI, service: Service) -> None:
         if asked.model is not None:
             require_known(asked.model, service)
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        require_some(len(prompts), service.limits.items)
+        require_some(len(prompts), service.limits.items, "prompt")
         if asked.stream and len(prompts) != 1:
-            raise RefusedError(422, "stream: one prompt at a time")
+            raise RefusedError(422, "stream: one prompt at a time", "stream")
         if asked.stream_options is not None and not asked.stream:
-            raise RefusedError(422, 'stream_options: only with "stream": true')
+            raise RefusedError(422, 'stream_options: only with "stream": true', "stream_options")
         how = decoding_of(service, writing(asked))
         seed = secrets.randbits(31) if asked.seed is None else asked.seed
         head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
         head["model"] = service.name
         with room(service, len(prompts)) as put:
-            read = await read_items(service, [{"text": prompt} for prompt in prompts])
+            read = await read_items(service, [{"text": prompt} for prompt in prompts], "prompt")
             jobs = [service.job(one, how, place, seed, deadline) for place, one in enumerate(read)]
             if asked.stream:
                 counted = asked.stream_options is not None and asked.stream_options.include_usage
@@ -136,7 +136,7 @@ def add_completions(app: FastAPI, service: Service) -> None:
 
 def require_known(name: str, service: Service) -> None:
     if name != service.name:
-        raise RefusedError(404, "there is no such model; see /v1/models")
+        raise RefusedError(404, "there is no such model; see /v1/models", "model")
 
 
 def writing(asked: Completion) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +37,7 @@ from seqlab.serving.completions import Completion, add_completions
 from seqlab.serving.guard import Guard, refusal
 from seqlab.serving.metrics import CONTENT_TYPE
 from seqlab.serving.pages import page
-from seqlab.serving.predictor import Asked
+from seqlab.serving.predictor import NO_RANKS, Asked
 from seqlab.serving.requests import (
     RefusedError,
     Settings,
@@ -71,7 +71,9 @@ class Options(Settings):
 
     decoding: Writing | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
-    top_k: int | None = Field(None, ge=1, le=1_000_000, description="Classes to tell the probabilities of.")
+    top_k: int | None = Field(
+        None, ge=1, le=1_000_000, description="So many classes are told, or candidates for a mask."
+    )
     attention: bool = Field(False, description="Tell what the model looked at, of one item.")
 
 
@@ -102,9 +104,10 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
 
     @app.get("/about", responses=openapi.tells(None))
     async def about() -> dict[str, Any]:
-        """The model's name and task, and an item to try it with."""
-        can = {"writes": service.decoding is not None, "attends": attends(service.predictor)}
-        return {"task": service.task, "name": service.name, "example": example, **can}
+        """The model's name and task, its labels in their order, and an item to try it with."""
+        labels = service.predictor.vocabularies.labels
+        told = {"writes": service.decoding is not None, "attends": attends(service.predictor), "labels": labels}
+        return {"task": service.task, "kind": service.kind, "name": service.name, "example": example, **told}
 
     app.get("/", include_in_schema=False)(page("index.html"))
     app.get("/docs", include_in_schema=False)(page("docs.html"))
@@ -121,7 +124,6 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
         writing = {
             k: v for k, v in (options.decoding.model_dump() if options.decoding else {}).items() if v is not None
         }
-        require_fitting(service, writing, options.top_k)
         how = decoding_of(service, writing) if writing else None
         with room(service, len(items)) as put:
             asked = await read_items(service, items)
@@ -156,7 +158,11 @@ def questions(content: Any, service: Service) -> tuple[list[dict[str, Any]], Opt
     if not isinstance(items, list):
         raise RefusedError(422, "inputs: expected a list")
     require_some(len(items), service.limits.items)
+    if named.get("decoding") and service.decoding is None:  # before what stands in it is looked at
+        raise RefusedError(422, "decoding: this model writes nothing, so that there is nothing to set")
     options = checked(Options, named)
+    if options.top_k is not None and not service.predictor.ranks:
+        raise RefusedError(422, f"top_k: {NO_RANKS}")
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
             raise RefusedError(422, f"item {number}: expected an object such as {service.predictor.example}")
@@ -166,13 +172,6 @@ def questions(content: Any, service: Service) -> tuple[list[dict[str, Any]], Opt
         ):
             raise RefusedError(422, f"item {number}: id: expected a number, or a text of at most 200 characters")
     return items, options, not many
-
-
-def require_fitting(service: Service, writing: Mapping[str, Any], top_k: int | None) -> None:
-    if top_k is not None and not service.predictor.tells_classes:
-        raise RefusedError(422, "top_k: this model tells no probabilities of classes")
-    if writing and service.decoding is None:
-        raise RefusedError(422, "decoding: this model does not write")
 
 
 def require_attention(service: Service, asked: Sequence[Asked]) -> None:

@@ -156,7 +156,8 @@ def item(service: Service) -> Schema:
     fields = service.predictor.form.fields
     names = NAMES.get(fields[0], ())  # a form of your own may read anything
     properties = {name: TEXTS if name == "words" else TEXT for name in names}
-    pair = {"pair": {"type": ["string", "null"]}} if "label" in fields else {}
+    single = service.predictor.fields and "pair" not in service.predictor.fields
+    pair = {"pair": {"type": "null" if single else ["string", "null"]}} if "label" in fields else {}
     begun = {"target_prefix": TEXT} if "source" in names else {}
     required = [{"required": [name, *(["pair"] if "pair" in example else [])]} for name in names]
     return {

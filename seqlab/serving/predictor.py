@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from seqlab import bundle
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
+from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
 from seqlab.data.plan import make_plan
 from seqlab.data.rejects import Rejects
@@ -27,6 +27,8 @@ from seqlab.models.decoding import Decoding
 TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it
 ITEMS_AT_ONCE = 1024  # among so many, those of similar length are answered together; this bounds how far is read ahead
 CHARACTERS_AT_ONCE = 2**22  # and so does this, where items are long
+CANDIDATES = 5  # for a mask, told where nobody asks for another number of them
+NO_RANKS = "this model lists neither classes nor candidates for a mask"
 
 
 def load(path: Path | str, trust: str | Collection[str] = (), device: str = "auto") -> Predictor:
@@ -71,7 +73,7 @@ class Predictor:
     def __init__(self, bundle: Bundle) -> None:
         self.task, self.form, self.vocabularies = bundle.task, bundle.form, bundle.vocabularies
         self.example = bundle.form.example(bundle.fields)
-        self.of_pairs = "pair" in bundle.fields
+        self.fields = bundle.fields
         # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
         cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
         self.longest = bundle.max_length if cuts else None
@@ -96,7 +98,8 @@ class Predictor:
             items: what `form.record` reads, such as `example`.
             decoding: how to write; None: as the model was trained to be judged.
             seed: of what is drawn.
-            top_k: of classes, tell the probabilities of the so many likeliest; None: of all.
+            top_k: of classes, or of the 20 candidates for a mask that are known, tell the so many likeliest with their
+                probabilities, and all classes that are chosen; None: all classes, 5 candidates.
 
         Raises:
             InputError: an item is too long for the model, or `top_k` does not fit it.
@@ -116,22 +119,23 @@ class Predictor:
 
         Where reading an item raises, all before it are answered first.
         """
-        if top_k is not None and (top_k < 1 or not self.tells_classes):
-            wrong = "expected at least 1, or null" if top_k < 1 else "this model tells no probabilities of classes"
+        if top_k is not None and (top_k < 1 or not self.ranks):
+            wrong = "expected at least 1, or null" if top_k < 1 else NO_RANKS
             raise InputError(f"top_k={top_k}: {wrong}; drop it")
         first = 0
         for window in _windows(items):
             asked, problem = self.read_first(window, first)
             for answer in self.answers(asked, decoding, seed, first):
-                yield answer if top_k is None else likeliest(answer, top_k)
+                yield likeliest(answer, top_k)
             if problem is not None:
                 raise problem
             first += len(window)
 
     @property
-    def tells_classes(self) -> bool:
-        """Whether answers hold the probabilities of classes."""
-        return self.vocabularies.labels is not None and "tags" not in self.form.fields
+    def ranks(self) -> bool:
+        """Whether answers list classes, or candidates for a mask, with their probabilities: `top_k` of them."""
+        of_classes = self.vocabularies.labels is not None and "tags" not in self.form.fields
+        return of_classes or isinstance(self.form, MaskedText)
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an item that are read.
@@ -139,9 +143,12 @@ class Predictor:
         Raises:
             ValueError: it is of another kind; says what is expected.
         """
-        if self.of_pairs and "pair" not in item:
+        if "pair" in self.fields and "pair" not in item:
             raise ValueError(f'the model reads pairs: expected an object such as {self.example}; "pair": null is none')
-        return self.form.record(item)
+        record = self.form.record(item)
+        if self.fields and "pair" in record and "pair" not in self.fields:
+            raise ValueError(f'the model reads single texts: expected an object such as {self.example}, and no "pair"')
+        return record
 
     def least(self, item: Mapping[str, Any]) -> int:
         """How many tokens it has at least, known before it is tokenised; 0 where nobody knows, or cannot read it."""
@@ -234,9 +241,16 @@ def as_dataset(rows: pa.Table) -> datasets.Dataset:
     return datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
 
 
-def likeliest(answer: Mapping[str, Any], top_k: int) -> dict[str, Any]:
-    """An answer with the probabilities of so many classes only, which stand likeliest first."""
-    return {**answer, "probabilities": dict(islice(answer["probabilities"].items(), top_k))}
+def likeliest(answer: dict[str, Any], top_k: int | None) -> dict[str, Any]:
+    """An answer with so many classes only, and those that are chosen, or so many candidates for each mask: they stand
+    likeliest first. None: all classes, 5 candidates."""
+    if "masks" in answer:
+        return {**answer, "masks": [place[: top_k or CANDIDATES] for place in answer["masks"]]}
+    if top_k is None:
+        return answer
+    chosen = label if isinstance(label := answer.get("label"), list) else ()
+    ranked = enumerate(answer["probabilities"].items())
+    return {**answer, "probabilities": {name: p for rank, (name, p) in ranked if rank < top_k or name in chosen}}
 
 
 def _windows(items: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

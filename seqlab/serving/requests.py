@@ -7,7 +7,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from inspect import isclass
+from typing import Any, TypeVar, get_args
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -24,11 +25,11 @@ T = TypeVar("T")
 
 
 class RefusedError(Exception):
-    """A request that gets no answer, and why. The message quotes nothing of it."""
+    """A request that gets no answer, and why. The message quotes nothing of it; `param` is the field to blame."""
 
-    def __init__(self, status: int, message: str, **headers: str) -> None:
+    def __init__(self, status: int, message: str, param: str | None = None, **headers: str) -> None:
         super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
+        self.status, self.message, self.param, self.headers = status, message, param, headers
 
 
 def error_content(error: RefusedError, path: str = "") -> dict[str, Any]:
@@ -36,8 +37,27 @@ def error_content(error: RefusedError, path: str = "") -> dict[str, Any]:
     told: dict[str, Any] = {"message": error.message, "status": error.status}
     if path.startswith("/v1/"):  # what OpenAI's clients look for
         kind = "invalid_request_error" if error.status < 500 else "server_error"
-        told |= {"type": kind, "param": None, "code": None}
+        told |= {"type": kind, "param": error.param, "code": None}
     return {"error": told}
+
+
+# What pydantic's kinds of errors expected, in JSON's words; what is in braces is in the error's context.
+EXPECTED = {
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list of texts",
+    "literal_error": "{expected}",
+    "missing": "a value, and there is none",
+    "model_type": "an object",
+    "none_required": "null",
+    "string_type": "a text",
+}
 
 
 class Settings(BaseModel):
@@ -87,28 +107,61 @@ def checked(kind: type[Any], content: Any) -> Any:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        if first["type"] == "extra_forbidden":  # whose name is the asker's own
-            raise RefusedError(422, f"an unknown setting; there are {', '.join(kind.model_fields)}") from error
-        place = ".".join(name for name in first["loc"][:2] if isinstance(name, str))
-        raise RefusedError(422, f"{place or 'the body'}: {first['msg'][:300]}") from error
+        found = error.errors(include_input=False, include_url=False)
+        places = [place_of(kind, one["loc"]) for one in found]
+        param, known = places[0]
+        where = param or "the body"
+        if found[0]["type"] == "extra_forbidden":  # whose name is the asker's own
+            message = f"an unknown setting; there are {', '.join(known.model_fields)}"
+            raise RefusedError(422, f"{param}: {message}" if param else message, param) from error
+        told = [expected(one) for one, place in zip(found, places, strict=True) if place == places[0]]
+        raise RefusedError(422, f"{where}: expected {', or '.join(dict.fromkeys(told))}", param) from error
 
 
-def require_some(items: int, limit: int) -> None:
+def place_of(kind: type[Any], location: Sequence[int | str]) -> tuple[str | None, type[Any]]:
+    """The dotted name of the setting at a location that pydantic tells, and the settings that it stands among: nothing
+    of what the asker named. None: all of them."""
+    names = list[str]()
+    for name in location:
+        if name not in kind.model_fields:
+            break
+        names.append(str(name))
+        annotation = kind.model_fields[name].annotation
+        inner = [one for one in (annotation, *get_args(annotation)) if isclass(one) and issubclass(one, Settings)]
+        if not inner:
+            break
+        kind = inner[0]
+    return ".".join(names) or None, kind
+
+
+def expected(error: Mapping[str, Any]) -> str:
+    """What would have been right, in JSON's words."""
+    context = {name: in_json(value) for name, value in error.get("ctx", {}).items()}
+    return EXPECTED.get(error["type"], "another kind").format_map(context)
+
+
+def in_json(value: Any) -> str:
+    """1.0 is 1; a literal is told by pydantic as Python writes it."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return {"False": "false", "True": "true", "None": "null"}.get(str(value), str(value))
+
+
+def require_some(items: int, limit: int, param: str | None = None) -> None:
     if items > limit:
-        raise RefusedError(413, f"more than {limit} items in a request")
+        raise RefusedError(413, f"more than {limit} items in a request", param)
     if items == 0:
-        raise RefusedError(422, "no item: expected at least one")
+        raise RefusedError(422, "no item: expected at least one", param)
 
 
-async def read_items(service: Service, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
-    """The items, tokenised beside the loop."""
+async def read_items(service: Service, items: Sequence[Mapping[str, Any]], param: str | None = None) -> list[Asked]:
+    """The items, tokenised beside the loop. `param` is the field they came in."""
     try:
         return await asyncio.to_thread(service.read, items)
     except TooMuchError as error:
-        raise RefusedError(413, str(error)) from error
+        raise RefusedError(413, str(error), param) from error
     except ValueError as error:
-        raise RefusedError(422, str(error)) from error
+        raise RefusedError(422, str(error), param) from error
 
 
 def decoding_of(service: Service, given: Mapping[str, Any]) -> Any:
@@ -116,7 +169,7 @@ def decoding_of(service: Service, given: Mapping[str, Any]) -> Any:
     limits = service.limits
     for name, limit in (("max_tokens", limits.new_tokens), ("width", limits.width)):
         if given.get(name) is not None and given[name] > limit:
-            raise RefusedError(413, f"{name}: at most {limit}")
+            raise RefusedError(413, f"{name}: at most {limit}", name)
     try:
         return service.how(given)
     except ValueError as error:

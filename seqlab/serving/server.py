@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
@@ -75,7 +76,7 @@ class Server(uvicorn.Server):
         """From now on it answers, and heeds signals."""
         await super().startup(sockets)
         host, port = self.listening.getsockname()[:2]
-        print(f"serving {self.service.name} ({self.service.task}) at http://{in_url(host)}:{port}", flush=True)
+        print(f"serving {self.service.name} ({self.service.kind}) at http://{in_url(host)}:{port}", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
@@ -92,12 +93,15 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 is any that is free.
 
     Raises:
-        InputError: there is no such address here, or it is in use.
+        InputError: there is no such address here, or the port is taken.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            free = "port=0 is any that is free"
+            raise InputError(f"port={port} of {host} is taken by another program: set another; {free}") from error
         raise InputError(f"host={host} port={port}: {error}; choose another") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -79,6 +80,14 @@ class Limits:
             )
 
 
+# What a classifier answers, by its task's `kind`.
+CLASSIFIERS = {
+    "one": "classification, one class",
+    "many": "classification, any number of classes",
+    "number": "regression, a number",
+}
+
+
 class TooMuchError(Exception):
     """More was asked than `Limits` allow. The message quotes nothing of it."""
 
@@ -95,6 +104,8 @@ class Service:
     def __init__(self, predictor: Predictor, batching: Batching, limits: Limits, name: str = "seqlab") -> None:
         self.predictor, self.batching, self.limits, self.name = predictor, batching, limits, name
         self.task = type(predictor.task).__name__
+        in_words = " ".join(re.findall("[A-Z][^A-Z]*", self.task)).lower()
+        self.kind = CLASSIFIERS.get(getattr(predictor.task, "kind", ""), in_words)
         decoding = getattr(predictor.task, "decoding", None)
         self.decoding: Decoding | None = decoding if isinstance(decoding, Decoding) else None
         self.metrics = Metrics(lambda: len(self.queue), lambda: self.queue.unanswered)
@@ -175,8 +186,7 @@ class Service:
         """An answer, for people."""
         if self.decoding is not None:
             return self.predictor.form.told(answer, asked.record, self.predictor.vocabularies)
-        told: dict[str, Any] = answer
-        return told if top_k is None else likeliest(told, top_k)
+        return likeliest(answer, top_k)
 
     def warm_up(self) -> None:
         """Answers a full batch of many lengths, so that before anybody waits kernels are compiled, and the memory is taken

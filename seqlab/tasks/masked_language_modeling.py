@@ -14,7 +14,7 @@ from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.ragged import Ragged
 from seqlab.tasks.task import StepOutput, perplexity, seeds_of, terms_of
 
-LIKELIEST = 5  # of the tokens that may stand in a place, how many are told
+LIKELIEST = 20  # of the tokens that may stand in a place, how many are known
 
 
 class Filled(NamedTuple):

@@ -51,6 +51,11 @@ TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"_target_": "seqlab.tasks.sequence_to_sequence.SequenceToSequence", "decoding": DECODING},
         {"_target_": "seqlab.models.seq2seq.Seq2Seq"},
     ),
+    "masked_language_modeling": (
+        {"_target_": "seqlab.data.forms.masked_text.MaskedText"},
+        {"_target_": "seqlab.tasks.masked_language_modeling.MaskedLanguageModeling"},
+        {"_target_": "seqlab.models.masked_language_model.MaskedLanguageModel"},
+    ),
     "language_modeling": (
         {"_target_": "seqlab.data.forms.text.Text"},
         {"_target_": "seqlab.tasks.language_modeling.LanguageModeling", "decoding": DECODING},

@@ -23,11 +23,17 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
+<<<<<<< HEAD
 from client import JSON, reply
 from hostile_requests import CANARY, HOSTILE, RAW, UNFINISHED, refused
 from served import Served, serving
+=======
+from served import JSON, Reply, Served, reply, serving
+from tiny_bundles import save
+>>>>>>> page
 
 import seqlab
+from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
 from seqlab.serving import server as server_module
 from seqlab.serving.http import application
@@ -236,6 +242,52 @@ def test_what_a_writer_refuses(writer: Served) -> None:
     refused(writer.post("/predict", {"text": "a", "decoding": {"n_best": 2}}), 422)
 
 
+def test_a_setting_that_is_wrong_is_told_by_its_name_and_place(writer: Served, classes: Served) -> None:
+    for path, content, param, message in (
+        ("/predict", {"text": "a", "decoding": {CANARY: 3}}, None, "decoding: an unknown setting; "
+         "there are max_tokens, temperature, top_k, top_p, width, length_penalty, n_best"),
+        ("/predict", {"text": "a", "decoding": {"width": "x"}}, None, "decoding.width: expected a whole number"),
+        ("/predict", {"text": "a", "decoding": 3}, None, "decoding: expected an object"),
+        ("/predict", {"text": "a", "seed": -1}, None, "seed: expected at least 0"),
+        ("/v1/completions", {"prompt": "a", "n": 2}, "n", "n: expected 1"),
+        ("/v1/completions", {"prompt": "a", "stop": CANARY}, "stop", "stop: expected null"),
+        ("/v1/completions", {"prompt": "a", "echo": True}, "echo", "echo: expected false"),
+        ("/v1/completions", {"prompt": "a", "temperature": CANARY}, "temperature", "temperature: expected a number"),
+        ("/v1/completions", {"prompt": "a", "top_p": 0}, "top_p", "top_p: expected more than 0"),
+        ("/v1/completions", {"prompt": "a", "top_p": 1.5}, "top_p", "top_p: expected at most 1"),
+        ("/v1/completions", {"prompt": "a", "stream": 1}, "stream", "stream: expected true or false"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 5000}, "max_tokens", "max_tokens: at most 3000"),
+        ("/v1/completions", {"prompt": 3}, "prompt", "prompt: expected a text, or a list of texts"),
+        ("/v1/completions", {}, "prompt", "prompt: expected a value, and there is none"),
+        ("/v1/completions", {"prompt": []}, "prompt", "no item: expected at least one"),
+        ("/v1/completions", {"prompt": ["a", "b"], "stream": True}, "stream", "stream: one prompt at a time"),
+        ("/v1/completions", {"prompt": "a", "model": CANARY}, "model", "there is no such model; see /v1/models"),
+        ("/v1/completions", {"prompt": "a", "stream_options": {CANARY: 1}}, "stream_options",
+         "stream_options: an unknown setting; there are include_usage"),
+        ("/v1/completions", {"prompt": "a", "stream_options": {"include_usage": 1}}, "stream_options.include_usage",
+         "stream_options.include_usage: expected true or false"),
+        ("/v1/completions", [CANARY], None, "the body: expected an object"),
+    ):  # fmt: skip
+        told = writer.post(path, content).json["error"]
+        assert told["message"] == message
+        assert ("param" in told) == path.startswith("/v1")
+        assert told.get("param") == param
+    for wrong in ({CANARY: 3}, {"width": 3}, CANARY):
+        told = classes.post("/predict", {"text": "a", "decoding": wrong})
+        refused(told, 422)
+        assert told.json["error"]["message"].startswith("decoding: this model writes nothing")
+
+
+def test_a_pair_is_refused_where_single_texts_are_read(tmp_path: Path) -> None:
+    with serving(save(tmp_path, "classification", fields=("text", "label"))) as served:
+        assert served.post("/predict", {"text": "a", "pair": None}).status == 200
+        found = served.post("/predict", {"text": "a", "pair": CANARY})
+        refused(found, 422)
+        assert found.json["error"]["message"].startswith("item 1: the model reads single texts")
+        item = served.get("/openapi.json").json["components"]["schemas"]["Item"]
+        assert item["properties"]["pair"] == {"type": "null"}
+
+
 def test_a_defect_of_ours_is_told_by_its_place(
     classes: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -439,7 +491,9 @@ def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Pa
 def test_health_metrics_and_pages_need_no_internet(classes: Served) -> None:
     assert classes.get("/live").json == {"status": "live"}
     assert classes.get("/ready").json == {"status": "ready"}
-    assert classes.get("/about").json["task"] == "Classification"
+    about = classes.get("/about").json
+    assert (about["task"], about["kind"]) == ("Classification", "classification, one class")
+    assert about["labels"] == ["bad", "good"]
     assert b"# TYPE seqlab_requests_total counter" in classes.get("/metrics").body
     paths = classes.get("/openapi.json").json["paths"]
     assert {"/predict", "/live", "/ready", "/metrics"} <= paths.keys()
@@ -468,6 +522,15 @@ def test_a_server_for_its_own_machine_is_asked_by_its_names_alone() -> None:
     for host, names in (("127.0.0.1", ("127.0.0.1", "localhost", "[::1]")), ("0.0.0.0", ())):
         with listen(host, 0) as listening:
             assert hosts_of(listening) == names
+
+
+def test_a_port_that_is_taken_is_told_so() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(InputError) as refusal, listen("127.0.0.1", port):
+            pass
+    message = f"port={port} of 127.0.0.1 is taken by another program: set another; port=0 is any that is free"
+    assert str(refusal.value) == message
 
 
 def test_drained_it_answers_what_it_accepted_and_nothing_new(bundles: dict[str, Path]) -> None:
@@ -549,7 +612,7 @@ def test_what_clients_of_openai_send_and_look_for(writer: Served) -> None:
     nulls = ("max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "echo", "logit_bias", "user")
     assert writer.post("/v1/completions", {"prompt": "a", **dict.fromkeys(nulls)}).status == 200
     refusal = writer.post("/v1/completions", {"prompt": 3}).json["error"]
-    assert (refusal["type"], refusal["param"], refusal["code"]) == ("invalid_request_error", None, None)
+    assert (refusal["type"], refusal["param"], refusal["code"]) == ("invalid_request_error", "prompt", None)
     (model,) = writer.get("/v1/models").json["data"]
     assert writer.get("/v1/models/tiny").json == model
     assert isinstance(model["created"], int)

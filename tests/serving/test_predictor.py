@@ -24,7 +24,7 @@ from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding, generate
 from seqlab.ragged import Ragged
 from seqlab.serving import predictor as module
-from seqlab.serving.predictor import as_dataset
+from seqlab.serving.predictor import as_dataset, likeliest
 
 ITEMS = {
     "classification": [{"text": "a film"}, {"text": ""}, {"text": "x" * 90}, {"text": "fine", "pair": "film"}],
@@ -87,10 +87,37 @@ def test_classes_can_be_the_likeliest_only(bundles: dict[str, Path]) -> None:
     (both,), (one,) = predictor.predict([{"text": "a"}]), predictor.predict([{"text": "a"}], top_k=1)
     assert list(both["probabilities"].values()) == sorted(both["probabilities"].values(), reverse=True)
     assert one["probabilities"] == {both["label"]: both["probabilities"][both["label"]]}
-    with pytest.raises(InputError, match="top_k=2: this model tells no probabilities of classes"):
-        seqlab.load(bundles["tagging"]).predict([{"text": "a"}], top_k=2)
+    for task in ("tagging", "language_modeling", "seq2seq"):
+        with pytest.raises(InputError, match="top_k=2: this model lists neither classes nor candidates for a mask"):
+            seqlab.load(bundles[task]).predict([{"text": "a"}], top_k=2)
     with pytest.raises(InputError, match="top_k=0: expected at least 1"):
         predictor.predict([], top_k=0)
+
+
+def test_chosen_classes_keep_their_probabilities(tmp_path: Path) -> None:
+    shares = {"a": 0.9, "b": 0.7, "c": 0.6, "d": 0.4, "e": 0.1}
+    answer = {"label": ["a", "b", "c"], "probabilities": shares}
+    assert list(likeliest(answer, 2)["probabilities"].items()) == list(shares.items())[:3]
+    assert list(likeliest(answer, 4)["probabilities"]) == ["a", "b", "c", "d"]
+    assert likeliest(answer, None) == answer
+    assert likeliest({"label": "abc", "probabilities": {"abc": 0.9, "a": 0.1}}, 1)["probabilities"] == {"abc": 0.9}
+
+
+def test_candidates_for_a_mask_can_be_fewer_or_more(bundles: dict[str, Path]) -> None:
+    predictor, item = seqlab.load(bundles["masked_language_modeling"]), {"text": "a <mask>f<mask>"}
+    told = {top_k: predictor.predict([item], top_k=top_k)[0] for top_k in (None, 1, 3, 9, 10**6)}
+    assert {top_k: [len(place) for place in one["masks"]] for top_k, one in told.items()} == {
+        None: [5, 5], 1: [1, 1], 3: [3, 3], 9: [9, 9], 10**6: [20, 20],
+    }  # fmt: skip
+    assert [place[:5] for place in told[9]["masks"]] == told[None]["masks"]
+
+
+def test_a_model_of_single_texts_takes_no_pair(tmp_path: Path) -> None:
+    predictor = seqlab.load(save(tmp_path, "classification", fields=("text", "label")))
+    plain, null = predictor.predict([{"text": "a"}, {"text": "a", "pair": None}])
+    assert near(plain, null)
+    with pytest.raises(ValueError, match=r'item 2: the model reads single texts: .* \{"text": .*\}, and no "pair"'):
+        predictor.predict([{"text": "a"}, {"text": "a", "pair": ""}])
 
 
 def test_a_model_of_pairs_asks_for_both(tmp_path: Path) -> None:

@@ -177,7 +177,9 @@ def test_a_served_model_ends_with_the_signal(folder: Path) -> None:
     command = [sys.executable, "-m", "seqlab.serve", f"run={folder}", "port=0", "threads=1"]
     with subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert re.match(r"serving bundle \(Classification\) at http://127\.0\.0\.1:\d+\n", process.stdout.readline())
+        assert re.match(
+            r"serving bundle \(classification, one class\) at http://127\.0\.0\.1:\d+\n", process.stdout.readline()
+        )
         begin = time.monotonic()
         process.terminate()
         assert process.wait(20) == 0
