@@ -63,7 +63,7 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
                     stored[section][key] = config[section][key]
         return stored, RunFolder.reopen(resume)
     if not named:
-        named = RunFolder.unique(_root(command) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        return config, RunFolder.unique(_root(command) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     return config, RunFolder.create(named)
 
 

@@ -271,8 +271,9 @@ def test_company_changes_nothing(verb: Callable[..., Outcome], make: Callable[[]
 
 def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
     csv_of_reviews()
-    code, _, err = verb("train", *REVIEWS[:-1], "output_dir=run")
+    code, _, err = verb("train", *REVIEWS[:-1])
     assert (code, "label missing" in err and "data.columns.label=COLUMN" in err) == (2, True), err
+    assert not Path("runs").exists()
     code, _, err = verb("train", *REVIEWS, "batch.over_long=split", "output_dir=run")
     assert (code, "batch.over_long=split is not for examples of this task: choose truncate" in err) == (2, True), err
     assert verb("train", *REVIEWS, *FAST, "trainer.max_steps=3", "output_dir=run")[0] == 0
@@ -289,6 +290,11 @@ def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
         "train", *REVIEWS, "model=transformer", "model/positions=learned", "model.positions.max_length=4"
     )
     assert (code, "tokens, model.positions.max_length=4: raise it" in err) == (2, True), err
+    expected = "expected 'one' or 'many' or 'number', got 'several'; change"
+    code, _, err = verb("train", *REVIEWS, "form.answer=several")  # of which the task has copies
+    assert (code, err) == (2, f"error: form.answer: {expected} form.answer=...\n")
+    code, _, err = verb("train", *REVIEWS, "task.answer=several")
+    assert (code, err) == (2, f"error: task.answer: {expected} task.answer=...\n")
     words = ["task=seq2seq", "data=scan", "tokenizer=words", "task.judged_by=[bleu]", "output_dir=other"]
     code, _, err = verb("train", *words)
     assert (code, "its tokenizer loses some: choose tokenizer@form.target_tokenizer=bpe" in err) == (2, True), err

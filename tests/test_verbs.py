@@ -623,6 +623,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.cell._target_=no.Cell"], "there is no module no"),
         # Told together, before any data is looked at.
         (["data.path=none.txt", "trainer.eval_every=0", "optimizer.lr=-1"], "trainer.eval_every=0: expected"),
+        (["data.path=none.txt", "schedule.warmup_steps=9"], "error: schedule.warmup_steps=9 would never end within"),
         (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       optimizer.lr=-1: expected"),
         (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       checkpoints.keep=0: at least"),
     ],
