@@ -48,7 +48,7 @@ class RunFolder:
 
     @classmethod
     def unique(cls, path: Path | str) -> RunFolder:
-        """A folder for a new run, `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
+        """A new run's folder, `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
         path = Path(path)
         try:
             made = _missing(path)
