@@ -159,7 +159,19 @@ def find(path: Path | str) -> Path:
             return folder
     if not Path(path).exists():
         raise InputError(f"run={path} is not there, seen from {Path.cwd()}")
-    raise InputError(f"run={path}: no bundle there; expected a run folder with bundle/ in it, or a bundle")
+    raise InputError(f"run={path}: {_instead(Path(path))}")
+
+
+def _instead(path: Path) -> str:
+    """What a folder is that is neither a bundle nor a run, and what to do."""
+    if (path / "export.json").is_file():
+        return "this is an export, which runs without seqlab (docs/deploy.md); give the run that it was made of"
+    summaries = [*path.glob("*/summary.json"), *path.glob("*/*/summary.json")]  # of runs/NAME, and of runs
+    finished = [summary for summary in summaries if (summary.parent / "bundle").is_dir()]
+    if not finished:
+        return "no bundle there; expected a run folder with bundle/ in it, or a bundle"
+    newest = max(finished, key=lambda summary: summary.stat().st_mtime).parent
+    return f"this is a folder of runs; the newest that has finished is run={newest}"
 
 
 def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,8 +95,7 @@ def _compose_and_run(job: Callable[[Command], object], config_name: str) -> list
                 (folder / "error.txt").unlink(missing_ok=True)
         try:
             plain = _plain(config)
-            trusted = plain.get("trust") or []
-            trust = targets(overrides) | {trusted} if isinstance(trusted, str) else targets(overrides) | {*trusted}
+            trust = targets(overrides) | _trusted(plain.get("trust") or [])
             choices = {str(group): choice for group, choice in settings.runtime.choices.items()}
             return job(Command(plain, overrides, trust, choices, folder))
         except Exception as error:  # caught here, because Hydra has messages and an exit code of its own
@@ -181,6 +181,23 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise InputError(f"configuration: {error}") from error
+
+
+def _trusted(modules: str | list[str]) -> set[str]:
+    """The modules that `trust=` names; of which none is imported before it is needed.
+
+    Raises:
+        InputError: one is not there.
+    """
+    names = set(map(str, modules)) if isinstance(modules, list) else {str(modules)}
+    for name in names:
+        try:
+            there = find_spec(name) is not None
+        except (ImportError, ValueError):  # of a module in a package that is not there, or is none
+            there = False
+        if not there:
+            raise InputError(f"trust={name}: there is no module {name} here, nor one installed")
+    return names
 
 
 def _report(error: Exception) -> int:

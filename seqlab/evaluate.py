@@ -1,4 +1,8 @@
-"""python -m seqlab.evaluate run=PATH [split=test] [data=...]: the metrics of a trained model, as JSON."""
+"""python -m seqlab.evaluate run=PATH [split=SPLIT] [data=...]: the metrics of a trained model, as JSON.
+
+Judged is the test split of the run's data; of other data whose test split is not named, all there is. With `split=` it
+is that split, which is cut as in training where it is not named.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ class Asked:
     """The settings of this verb, besides data."""
 
     run: str
-    split: Literal["train", "validation", "test"] = "test"
+    split: Literal["train", "validation", "test"] | None = None
     output: str | None = None
     trust: str | list[str] | None = None
     device: str = "auto"
@@ -36,13 +40,16 @@ def job(command: Command) -> None:
     asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
     run = Path(asked.run)
     loaded = bundle.load(run, command.trust)
+    split = asked.split or "test"
+    if data is not None and asked.split is None:
+        data = runs.whole(data)
     # What is judged otherwise goes into another file.
     differs = [f"{name}-{value}" for name, value in asked.decoding.items() if value is not None]
-    parts = ("evaluation", asked.split, "other-data" if data is not None else None, asked.precision, *differs)
+    parts = ("evaluation", split, "other-data" if data is not None else None, asked.precision, *differs)
     output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
     config = runs.config_for_evaluation(run, loaded, data)
-    corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [asked.split])
+    corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [split])
     if data is None:
         facts = {"source": corpus.source}
         runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")
@@ -52,12 +59,11 @@ def job(command: Command) -> None:
     experiment.choose_decoding(loaded.task, asked.decoding)
     precision = asked.precision or config.get("precision", "float32")
     task = in_precision(loaded.task, precision)
-    metrics = evaluate(task, loaders[asked.split].batches(0), device)
-    rows = loaders[asked.split].examples.report
-    conditions = getattr(task, "conditions", {})
+    metrics = evaluate(task, loaders[split].batches(0), device)
     about = {
-        "run": str(run), "split": asked.split, "data": [word for word in command.overrides if word.startswith("data")],
-        "dtype": precision, "conditions": conditions, "rows": rows,
+        "run": str(run), "split": split, "judged": runs.judged(data, split),
+        "data": [word for word in command.overrides if word.startswith("data")], "dtype": precision,
+        "conditions": getattr(task, "conditions", {}), "rows": loaders[split].examples.report,
     }  # fmt: skip
     text = valid_json.dumps({**about, **metrics}, indent=2)
     print(text, flush=True)

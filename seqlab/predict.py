@@ -52,7 +52,7 @@ def job(command: Command) -> None:
     choose_decoding(loaded.task, asked.decoding)
     loaded.task.model.to(choose_device(asked.device))
     predictor = Predictor(loaded)
-    items, read = tee(read_items(asked.input, predictor.record))  # which holds what is not yet answered
+    items, read = tee(read_items(asked.input, predictor.record, predictor.example))  # which holds what is unanswered
     answers = predictor.stream(read, seed=asked.seed, top_k=asked.top_k)
     pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
     lines = (valid_json.dumps(beside(item, answer), ensure_ascii=False) + "\n" for answer, item in pairs)

@@ -25,10 +25,10 @@ def job(command: Command) -> None:
     config, trust = command.config, command.trust
     settings.check(config, trust)
     named = command.folder or config["output_dir"]
-    if not named:
-        name = config["name"] or command.choices["data"]
-        named = RunFolder.unique(Path("runs", f"report-{name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    with RunFolder.create(named) as folder:  # no run begins: the folder stays if anything is written to it
+    name = config["name"] or command.choices["data"]
+    unnamed = Path("runs", f"report-{name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    # No run begins: the folder stays if anything is written to it.
+    with RunFolder.create(named) if named else RunFolder.unique(unnamed) as folder:
         form, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
         corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
         found = statistics.statistics(corpus, loaders)

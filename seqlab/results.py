@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from seqlab.data.examples import Examples
+from seqlab.data.forms.form import Truth
 from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
 from seqlab.data.streamed import Streamed
@@ -19,7 +23,9 @@ from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
 
 SAMPLES = 5
-MOST = 3  # values of a mapping, such as the probabilities of classes
+MOST = 3  # of the classes that are told with their probabilities
+LONGEST = 300  # characters of a text in a sample
+WIDTH, WORDS = 60, 12  # characters, and words, of an item to try the model with
 
 
 def describe(parts: Experiment) -> str:
@@ -44,35 +50,83 @@ def describe(parts: Experiment) -> str:
 
 def sample(parts: Experiment) -> str:
     """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
-    form, vocabularies, split = parts.form, parts.corpus.vocabularies, parts.corpus.splits["validation"]
-    begun = isinstance(form, Text) and not isinstance(form, MaskedText)
+    form, vocabularies, examples, begun = parts.form, parts.corpus.vocabularies, _examples(parts), _is_begun(parts)
     parts.task.model.eval()  # what answers drops nothing
-    examples = Examples(split, 7, "truncate") if begun else parts.loaders["validation"].examples
-    shown = []
-    for i in list(range(0, len(examples), max(1, len(examples) // SAMPLES)))[:SAMPLES]:
+    step = max(1, len(examples) // SAMPLES)
+    places = (i for begin in range(min(step, SAMPLES)) for i in range(begin, len(examples), step))
+    shown: dict[str, str] = {}  # by what is read, which may be the same in several places
+    for i in places:
+        if len(shown) == SAMPLES:
+            break
         batch = examples.batch([i])
+        item = form.item(batch, vocabularies)
+        words = item.get("words")
+        read = " | ".join(" ".join(value) if isinstance(value, list) else value for value in item.values())
+        if read in shown:
+            continue
         (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
-        read, truth = form.shown(batch, vocabularies)
-        told = ", ".join(f"{name}: {readable(value)}" for name, value in form.told(answer, {}, vocabularies).items())
-        shown.append(f"[{read}]\n{told}" if begun else f"[{read}]\n{told}\ntruth: {truth}")
-    return "\n\n".join(shown)
+        told = form.told(answer, {}, vocabularies)
+        lines = [f"[{cut(told.get('masked', read))}]", f"predicted: {readable(next(iter(told.values())), words)}"]
+        if isinstance(classes := told.get("probabilities"), Mapping):
+            likeliest = ", ".join(f"{name} {p:.2f}" for name, p in islice(classes.items(), MOST))
+            lines[1] += f" ({likeliest}{', ...' if len(classes) > MOST else ''})"
+        if not begun:
+            lines.append(f"truth:     {readable(form.truth(batch, vocabularies), words)}")
+        shown[read] = "\n".join(lines)
+    return "\n\n".join(shown.values())
 
 
-def readable(value: Any) -> str:
-    """A part of an answer, for people: numbers to three digits, of many names the first, which are the likeliest."""
-    if isinstance(value, Mapping):
-        told = [f"{name} {readable(one)}" for name, one in islice(value.items(), MOST)]
-        return ", ".join([*told, "..."] if len(value) > MOST else told)
+def example(parts: Experiment) -> str:
+    """An item to try the model with, as JSON: the first validation example, cut to be short; where a shell might change
+    it, or it is nothing that can be asked, the form's own."""
+    item = parts.form.item(_examples(parts).batch([0]), parts.corpus.vocabularies)
+    short = {name: shortened(value) for name, value in item.items()}
+    text = "".join("".join(value) for value in short.values())
+    try:
+        parts.form.record(short)
+    except ValueError:
+        text = ""
+    plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
+    return json.dumps(short, ensure_ascii=False) if text and plain else parts.form.example(parts.corpus.fields)
+
+
+def shortened(value: str | list[str]) -> str | list[str]:
+    """The first words, on one line."""
     if isinstance(value, list):
-        nested = any(isinstance(one, Mapping | list) for one in value)
-        return ("; " if nested else " ").join(map(readable, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return value[:WORDS]
+    return textwrap.shorten(value, WIDTH, placeholder="") or value[:WIDTH]  # of a text without blanks there are none
+
+
+def _examples(parts: Experiment) -> Examples:
+    """Those that are asked after a run; of a text that is continued its beginning alone."""
+    if _is_begun(parts):
+        return Examples(parts.corpus.splits["validation"], 7, "truncate")
+    examples = parts.loaders["validation"].examples
+    assert isinstance(examples, Examples)
+    return examples
+
+
+def _is_begun(parts: Experiment) -> bool:
+    return isinstance(parts.form, Text) and not isinstance(parts.form, MaskedText)
+
+
+def readable(value: Truth, words: list[str] | None = None) -> str:
+    """A prediction or a truth, for people: tags beside their words, names with commas, a number to four digits."""
+    if isinstance(value, list):
+        return cut(" ".join(map("/".join, zip(words, value, strict=True))) if words else ", ".join(value) or "none")
+    return f"{value:.4g}" if isinstance(value, float) else cut(value)
+
+
+def cut(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def show(summary: dict[str, Any], samples: str, example: str, path: Path) -> None:
     """The final table, the samples, and how to look at the run."""
     done = f"{counted(summary['steps'], 'step')}, {summary['tokens']:,} tokens, {summary['wall_s']:.0f} s"
-    table = Table(title=f"{done}, ended by {summary['ended_by']}")
+    print(f"\n{done}, ended by {summary['ended_by']}")
+    table = Table()
     table.add_column("")
     for split in ("validation", "test"):
         table.add_column(split, justify="right")
@@ -82,9 +136,10 @@ def show(summary: dict[str, Any], samples: str, example: str, path: Path) -> Non
     console.print(table)
     print(
         f"best at step {summary['best_step']:,}; {summary['tokens_per_s']:,.0f} real tokens/s, "
-        f"{100 * summary['useful_flops_utilization']:.0f} % of the machine's best rate; "
-        f"{100 * summary['padding_fraction']:.0f} % padding avoided; peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
+        f"{100 * summary['useful_flops_utilization']:.0f} % of the machine's best rate of products "
+        f"(docs/performance.md); {100 * summary['padding_fraction']:.0f} % padding avoided; "
+        f"peak memory {summary['peak_rss_mb']:,.0f} MB\n\n"
         f"samples (what was read in brackets):\n\n{samples}\n\n"
         f"look at it:   tensorboard --logdir {path}\n"
-        f"try it:       echo '{example}' | python -m seqlab.predict run={path} input=-"
+        f"try it:       echo {quote(example)} | python -m seqlab.predict {quote(f'run={path}')} input=-"
     )

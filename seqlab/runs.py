@@ -64,7 +64,7 @@ def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
                     stored[section][key] = config[section][key]
         return stored, RunFolder.reopen(resume)
     if not named:
-        named = RunFolder.unique(_root(command) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        return config, RunFolder.unique(_root(command) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     return config, RunFolder.create(named)
 
 
@@ -140,6 +140,33 @@ def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | N
         config["data"] = data
         config["batch"]["streaming"] = False
     return config
+
+
+def whole(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with all of it as its test split, where that is to be cut from files: what is given to be judged is not
+    what a model was trained on. It is validation data too, for of a few rows a tenth may be none."""
+    held = _held(data)
+    return {**data} if held is None or data["test"] is not None else {**data, "validation": held, "test": held}
+
+
+def judged(data: Mapping[str, Any] | None, split: str) -> str:
+    """What is judged, as people call it: "all of reviews.csv", "test of stanfordnlp/imdb"."""
+    if data is None:
+        return f"{split} of the run's data"
+    held = _held(data)
+    if held is None:
+        return f"{split} of {data.get('path') or data['_target_'].rpartition('.')[2]}"
+    cut = None in (data["validation"], data["test"]) if split == "train" else data[split] is None
+    named = held if cut or split == "train" else data[split]
+    place = named if isinstance(named, str) else " and ".join(named)
+    return f"{split}, as cut from {place}" if cut else f"all of {place}"
+
+
+def _held(data: Mapping[str, Any]) -> Any:
+    """The file, or the pair of files, that splits are cut from where they are not named; None where none is cut so."""
+    if not {"validation", "test"} <= data.keys():
+        return None
+    return [data["source"], data["target"]] if {"source", "target"} <= data.keys() else data.get("path")
 
 
 def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path, advice: str = "") -> None:

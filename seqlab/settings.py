@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,16 @@ def check(config: Config, trust: Collection[str] = ()) -> None:
             )
         found += _contradictions(config)
     if found:
-        raise InputError(plainly("\n".join(dict.fromkeys(found))))
+        raise InputError(plainly("\n".join(_once(found))))
+
+
+def _once(lines: Sequence[str]) -> list[str]:
+    """Without those of arguments that conf/ copies from a section such as `form`, where that has the same mistake."""
+
+    def original(line: str) -> str:
+        return re.sub(r"\btask\.(?:model\.)?(?=answer\b|lanes\b)", "form.", line)
+
+    return [line for line in dict.fromkeys(lines) if original(line) == line or original(line) not in lines]
 
 
 def _refused(make: Callable[[], object]) -> list[str]:

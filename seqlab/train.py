@@ -53,7 +53,7 @@ def job(command: Command) -> None:
             folder.write_summary(summary)
             samples = results.sample(parts)
             log.text("samples", samples, state.step)
-    results.show(summary, samples, parts.form.example(parts.corpus.fields), folder.path)
+    results.show(summary, samples, results.example(parts), folder.path)
 
 
 def main() -> None:

@@ -96,6 +96,17 @@ def test_targets_that_were_typed_are_trusted_and_no_others(run: Run, job: Job, t
     assert job.one.trust == {"my_module.Task", "my_module.Part"}
 
 
+def test_a_module_that_is_trusted_is_there_and_not_imported(
+    run: Run, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_part.py").write_text("raise RuntimeError('imported')\n")
+    assert run("trust=own_part") == 0
+    assert job.one.trust == {"own_part"}
+    for word, name in (("nope", "nope"), ("[own_part,nope.part]", "nope.part")):
+        assert run(f"trust={word}") == 2
+        assert f"trust={name}: there is no module {name} here" in capsys.readouterr().err
+
+
 def test_the_working_folder_can_be_imported_from(run: Run, tmp_path: Path) -> None:
     assert run() == 0
     assert sys.path[0] == str(tmp_path)

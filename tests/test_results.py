@@ -2,27 +2,81 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_words import Outcome
 
-from seqlab.results import readable
+from seqlab.results import LONGEST, readable, shortened
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "words", "told"),
     [
-        ("A fine film.", "A fine film."),
-        (0.12345678901, "0.123"),
-        (7, "7"),
-        (["B-PER", "O"], "B-PER O"),
-        ([0.98765, 1.0], "0.988 1"),
-        ([], ""),
-        ({"pos": 0.9, "neg": 0.1}, "pos 0.9, neg 0.1"),
-        (dict(zip("abcd", (0.5, 0.3, 0.15, 0.05), strict=True)), "a 0.5, b 0.3, c 0.15, ..."),
-        ([{"type": "PER", "words": [0, 2], "probability": 0.51234}], "type PER, words 0 2, probability 0.512"),
-        ([[{"token": "a", "probability": 0.5}], []], "token a, probability 0.5; "),
+        ("A fine film.", None, "A fine film."),
+        (2.5799999237060547, None, "2.58"),
+        (["war", "love"], None, "war, love"),
+        ([], None, "none"),
+        (["B-PER", "O"], ["Ann", "met"], "Ann/B-PER met/O"),
+        ("a" * (LONGEST + 1), None, "a" * LONGEST + "…"),
     ],
 )
-def test_answers_are_told_in_short(value: Any, told: str) -> None:
-    assert readable(value) == told
+def test_predictions_and_truths_are_told_in_short(value: Any, words: list[str] | None, told: str) -> None:
+    assert readable(value, words) == told
+
+
+def test_a_text_without_blanks_is_shortened_too() -> None:
+    assert [shortened(text) for text in ("a b\n c", "word " * 20, "語" * 99)] == [
+        "a b c",
+        "word " * 11 + "word",
+        "語" * 60,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "row", "read", "answers", "item"),
+    [
+        (
+            ["task=classification"],
+            {"text": "it's {}", "label": "{}"},
+            r"it's \d",
+            r"predicted: \d \((\d 0\.\d\d, ){3}\.\.\.\)\ntruth:     \d",
+            {"text": "it's 2"},
+        ),
+        (
+            ["task=tagging"],
+            {"words": ["Ann", "{}"], "tags": ["B-PER", "O"]},
+            r"Ann \d",
+            r"predicted: Ann/\S+ \d/\S+\ntruth:     Ann/B-PER \d/O",
+            {"words": ["Ann", "2"]},
+        ),
+        (
+            ["task=seq2seq", "task.decoding.max_tokens=2"],
+            {"source": r"\ {}", "target": "B"},  # which is no text for every shell's echo
+            r"\\ \d",
+            "predicted: .*\ntruth:     B",
+            {"source": "A text."},
+        ),
+    ],
+)
+def test_samples_and_the_item_to_try_are_of_the_data(
+    verb: Callable[..., Outcome], words: list[str], row: dict[str, Any], read: str, answers: str, item: dict[str, Any]
+) -> None:
+    for split, many in (("train", 90), ("validation", 90), ("test", 3)):
+        rows = [json.dumps(row).replace("{}", str((i + 2) % 9)) for i in range(many)]
+        Path(f"{split}.jsonl").write_text("\n".join(rows))
+    words = [*words, "data=json", "data.path=train.jsonl", "data.validation=validation.jsonl", "data.test=test.jsonl"]
+    words += ["model.width=8", "schedule.warmup_steps=0", "trainer.max_steps=1", "tokenizer=characters"]
+    code, out, err = verb("train", *words, "output_dir=a run")
+    assert code == 0, err
+    assert re.search(r"\n1 step, [\d,]+ tokens, \d+ s, ended by trainer.max_steps=1\n", out)
+    samples = out.partition("brackets):\n\n")[2].partition("\n\nlook at it:")[0].split("\n\n")
+    assert all(re.fullmatch(rf"\[{read}\]\n{answers}", sample) for sample in samples), samples
+    assert len({sample.partition("\n")[0] for sample in samples}) == len(samples) == 5
+    typed = shlex.split(out.rpartition("try it:")[2])
+    assert (json.loads(typed[1]), typed[-2]) == (item, "run=a run")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_bundles import save
 from typing_words import Outcome
 
 from seqlab.bundle import Bundle
@@ -95,11 +96,44 @@ def test_long_texts_are_cut_alike_everywhere(verb: Callable[..., Outcome]) -> No
     (run,) = Path("runs/csv-classification-transformer").iterdir()
     trained = json.loads((run / "summary.json").read_text())["test"]
     (run / "bundle").rename("run")
-    code, out, err = verb("evaluate", "run=run", "data=csv", *REVIEWS[2:4], *REVIEWS[5:])
+    code, out, err = verb("evaluate", "run=run", "split=test", "data=csv", *REVIEWS[2:4], *REVIEWS[5:])
     assert code == 0, err
     assert json.loads(out)["loss"] == pytest.approx(trained["loss"], rel=1e-6)
     long, cut = answers(verb, [{"text": "the film was awful fine fine"}, {"text": "the film was"}])
     assert long["probabilities"] == pytest.approx(cut["probabilities"])  # the end mark before it is a token too
+
+
+CSV = ["data=csv", "data.path=few-?.csv", "data.columns.text=question", "data.columns.label=kind"]
+LINES = ["data=parallel", "data.source=a.txt", "data.target=b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "rows", "judged"),
+    [
+        ("classification", CSV, 8, "all of few-?.csv"),  # of which a hash would send none to the test split
+        ("classification", [*CSV, "data.path=many.csv", "data.test=few-1.csv"], 4, "all of few-1.csv"),
+        ("classification", [*CSV, "data.path=many.csv", "split=test"], 9, "test, as cut from many.csv"),
+        ("classification", [*CSV, "data.path=many.csv", "split=train"], 83, "train, as cut from many.csv"),
+        ("seq2seq", LINES, 3, "all of a.txt and b.txt"),
+        ("seq2seq", [*LINES, "data.validation=[a.txt,b.txt]", "data.test=[b.txt,a.txt]"], 3, "all of b.txt and a.txt"),
+        ("language_modeling", ["data=text", "data.path=a.txt"], 3, "all of a.txt"),
+        ("language_modeling", ["data=dyck", "data.test=7", "data.train=20", "data.validation=5"], 7, "test of Dyck"),
+    ],
+)
+def test_other_data_is_judged_whole_unless_a_split_is_named(
+    verb: Callable[..., Outcome], task: str, words: list[str], rows: int, judged: str
+) -> None:
+    for name, many in (("few-1", 4), ("few-2", 4), ("many", 100)):
+        lines = [f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(many)]
+        Path(f"{name}.csv").write_text("question,kind\n" + "".join(lines))
+    Path("a.txt").write_text("a\nb\nc\n")
+    Path("b.txt").write_text("A\nB\nC\n")
+    save(Path("bundle"), task)
+    given = {word.partition("=")[0]: word for word in words}  # the last
+    code, out, err = verb("evaluate", "run=bundle", *given.values())
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["rows"]["rows"], found["judged"]) == (rows, judged)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +273,9 @@ def test_company_changes_nothing(verb: Callable[..., Outcome], make: Callable[[]
 
 def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
     csv_of_reviews()
-    code, _, err = verb("train", *REVIEWS[:-1], "output_dir=run")
+    code, _, err = verb("train", *REVIEWS[:-1])
     assert (code, "label missing" in err and "data.columns.label=COLUMN" in err) == (2, True), err
+    assert not Path("runs").exists()
     code, _, err = verb("train", *REVIEWS, "batch.over_long=split", "output_dir=run")
     assert (code, "batch.over_long=split is not for examples of this task: choose truncate" in err) == (2, True), err
     assert verb("train", *REVIEWS, *FAST, "trainer.max_steps=3", "output_dir=run")[0] == 0
@@ -257,6 +292,11 @@ def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
         "train", *REVIEWS, "model=transformer", "model/positions=learned", "model.positions.max_length=4"
     )
     assert (code, "tokens, model.positions.max_length=4: raise it" in err) == (2, True), err
+    expected = "expected 'one' or 'many' or 'number', got 'several'; change"
+    code, _, err = verb("train", *REVIEWS, "form.answer=several")  # of which the task has copies
+    assert (code, err) == (2, f"error: form.answer: {expected} form.answer=...\n")
+    code, _, err = verb("train", *REVIEWS, "task.answer=several")
+    assert (code, err) == (2, f"error: task.answer: {expected} task.answer=...\n")
     words = ["task=seq2seq", "data=scan", "tokenizer=words", "task.judged_by=[bleu]", "output_dir=other"]
     code, _, err = verb("train", *words)
     assert (code, "its tokenizer loses some: choose tokenizer@form.target_tokenizer=bpe" in err) == (2, True), err

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_bundles import save
 from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
 from seqlab.training.metrics_log import read_points
@@ -146,7 +147,15 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
         (b'{"text": "a\xff"}\n', "line 1: not UTF-8 (byte 0xff"),
         (b'{"text": "a", "score": NaN}\n', "line 1: not JSON (NaN is no JSON number)"),
         (b'\xef\xbb\xbf{"text": "a"}\n[]\n', "line 2: an array"),
-        (b"\n \n", "no line"),
+        (b"\n \n", 'no line; expected one object, such as {"text": "Return the"}'),
+        (b'"Who"\n', 'line 1: a string, but every line should be an object such as {"text": "Return the"}\n'),
+        (b"3\n", "line 1: a number, but"),
+        (b"null\n", "line 1: null, but"),
+        (
+            b"Who?\n",
+            "line 1: not JSON (Expecting value at character 1); every line should be an object such as "
+            """{"text": "Return the"}: jq -cR '{text: .}' FILE makes one of each line of a text file\n""",
+        ),
         (
             b'[\n{"text": "a"}\n]\n',
             "line 1: not JSON (Expecting value at character 2); of an array, write each object on",
@@ -156,7 +165,7 @@ def test_predict_continues_prompts_in_order(verb: Callable[..., Outcome], monkey
     ],
 )
 def test_predict_refuses_bad_lines_and_writes_nothing(verb: Callable[..., Outcome], content: bytes, words: str) -> None:
-    verb("train", *TINY, "output_dir=run")
+    save(Path("run"), "language_modeling")
     Path("in.jsonl").write_bytes(content)
     code, out, err = verb("predict", "run=run", "input=in.jsonl", "output=out.jsonl")
     assert (code, out) == (2, "")
@@ -334,7 +343,7 @@ def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome
     words = tiny("task=masked_language_modeling", *model)
     code, out, err = verb("train", *words, "output_dir=run")
     assert code == 0, err
-    assert "masked: " in out.partition("samples")[2]
+    assert re.search(r"\n\[[^\n]*<mask>[^\n]*\]\npredicted: .*\ntruth:     ", out.partition("samples")[2])
     summary = json.loads(Path("run/summary.json").read_text())
     losses = []
     for run, *data in (
@@ -623,6 +632,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["model.cell._target_=no.Cell"], "there is no module no"),
         # Told together, before any data is looked at.
         (["data.path=none.txt", "trainer.eval_every=0", "optimizer.lr=-1"], "trainer.eval_every=0: expected"),
+        (["data.path=none.txt", "schedule.warmup_steps=9"], "error: schedule.warmup_steps=9 would never end within"),
         (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       optimizer.lr=-1: expected"),
         (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       checkpoints.keep=0: at least"),
     ],

@@ -76,13 +76,22 @@ void generate(torch::jit::Module& model, const Texts& prompts, int64_t most, int
   }
 }
 
+// What went wrong, in a line: the first, or the last of what the interpreter of TorchScript tells with its own stack.
+std::string told(const std::string& message) {
+  auto begins = message.rfind("Error: ");
+  auto line = begins == std::string::npos ? message : message.substr(begins + 7);
+  return line.substr(0, line.find('\n'));
+}
+
 int main(int argc, char** argv) {
   if (argc != 2 && argc != 4) {
     std::fprintf(stderr, "usage: run MODEL.ts [MOST END] < ids\n");
     return 2;
   }
+  std::string doing = std::string("cannot load ") + argv[1] + ": ";
   try {
     auto model = torch::jit::load(argv[1]);
+    doing.clear();
     Texts texts;
     for (std::string line; std::getline(std::cin, line);) {
       std::istringstream words(line);
@@ -96,8 +105,11 @@ int main(int argc, char** argv) {
     } else {
       generate(model, texts, number(argv[2], "MOST"), number(argv[3], "END"));
     }
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "error: %s%s\n", doing.c_str(), told(error.what_without_backtrace()).c_str());
+    return 2;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return 1;
+    std::fprintf(stderr, "error: %s%s\n", doing.c_str(), told(error.what()).c_str());
+    return 2;
   }
 }

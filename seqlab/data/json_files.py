@@ -6,14 +6,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from seqlab.data.files import lines
 from seqlab.data.record_files import RecordFiles
-from seqlab.data.records import BY_FIELD, Columns, Record, decoded, shown
+from seqlab.data.records import BY_FIELD, Columns, Record, decoded
 from seqlab.data.rejects import Rejects, Unusable
 
 ARRAY = "; of an array, write each object on a line of its own, as jq -c '.[]' FILE does"
+_KINDS = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "null",
+}
 _DIGITS = 19  # of the largest 64-bit integer; Python's parser takes quadratic time over giant ones
 
 
@@ -42,8 +51,11 @@ class JsonFiles(RecordFiles):
                 yield origin, values
 
 
-def parsed(content: bytes) -> dict[str, Any]:
+def parsed(content: bytes, example: str = '{"text": "..."}') -> dict[str, Any]:
     """The object on a line.
+
+    Args:
+        example: of such an object, for messages.
 
     Raises:
         Unusable: there is none.
@@ -58,8 +70,10 @@ def parsed(content: bytes) -> dict[str, Any]:
         reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise Unusable("not JSON", f"not JSON ({reason}){hint}") from None
     if not isinstance(item, dict):
-        kind, hint = ("an array", ARRAY) if isinstance(item, list) else (shown(item), "")
-        raise Unusable("not an object", f'{kind}, but every line should be an object such as {{"text": "..."}}{hint}')
+        hint = ARRAY if isinstance(item, list) else ""
+        raise Unusable(
+            "not an object", f"{_KINDS[type(item)]}, but every line should be an object such as {example}{hint}"
+        )
     return item
 
 

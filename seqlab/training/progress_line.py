@@ -56,7 +56,7 @@ def training_line(point: Mapping[str, Any]) -> str:
     if "loss" in point:
         parts.append(f"loss {point['loss']:.4f}")
     parts += [f"{point['tokens_per_s']:,.0f} tokens/s", f"{100 * point['padding_fraction']:.0f} % padding avoided"]
-    if point["seconds_left"] is not None:
+    if round(point["seconds_left"] or 0):  # at the end there is still an evaluation
         parts.append(f"{clock(point['seconds_left'])} left")
     return "  ".join(parts)
 

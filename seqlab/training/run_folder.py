@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,29 +40,33 @@ class RunFolder:
     it writes the status that fits how the block ended. Where that was before `begin`, it leaves things as they were.
     """
 
-    def __init__(self, path: Path, lock: int, facts: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, lock: int, facts: dict[str, Any], made: Iterable[Path] = ()) -> None:
+        self.path, self.made = path, tuple(made)
         self.facts = facts
         self.begun = False
         self._lock = lock
 
     @classmethod
-    def unique(cls, path: Path | str) -> Path:
-        """Makes an empty folder `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
+    def unique(cls, path: Path | str) -> RunFolder:
+        """A new run's folder, `path`, or `path-2`, `path-3`, ...: runs that start in the same second do not meet."""
         path = Path(path)
         try:
+            made = _missing(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             for candidate in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000))):
                 with suppress(FileExistsError):
                     candidate.mkdir()
-                    return candidate
+                    return cls.create(candidate, [candidate, *(folder for folder in made if folder != path)])
             raise OSError("there are 10000 runs of this name")
         except OSError as error:
             raise _unwritable(path, error) from error
 
     @classmethod
-    def create(cls, path: Path | str) -> RunFolder:
+    def create(cls, path: Path | str, made: Iterable[Path] = ()) -> RunFolder:
         """A folder for a new run, empty or not there yet.
+
+        Args:
+            made: folders that were made for it already, which go with it where no run begins; the innermost first.
 
         Raises:
             InputError: the folder cannot be written, or it holds a run or anything else already.
@@ -69,6 +74,7 @@ class RunFolder:
         """
         path = Path(path)
         try:
+            made = [*made] or _missing(path)
             path.mkdir(parents=True, exist_ok=True)
             _require_ours_or_empty(path, ".lock")  # before anything is touched
             lock = _take_lock(path)
@@ -82,7 +88,7 @@ class RunFolder:
                 raise InputError(
                     f"output_dir={path} holds {ended}; continue it with resume={path}, or choose another output_dir"
                 )
-            return cls(path, lock, {})
+            return cls(path, lock, {}, made)
         except BaseException:
             os.close(lock)
             raise
@@ -143,11 +149,12 @@ class RunFolder:
         replace_file(self.path / "summary.json", _json(summary))
 
     def _leave_no_trace(self) -> None:
-        """A folder made for a run that never began goes again, unless it holds something."""
+        """Folders made for a run that never began go again, unless they hold something."""
         if not self.facts:
             (self.path / ".lock").unlink(missing_ok=True)
             with suppress(OSError):
-                self.path.rmdir()
+                for folder in self.made:
+                    folder.rmdir()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -191,6 +198,11 @@ def _take_lock(path: Path) -> int:
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return lock
+
+
+def _missing(path: Path) -> list[Path]:
+    """Of a path and the folders around it those that are not there yet, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def _require_ours_or_empty(path: Path, marker: str) -> None:

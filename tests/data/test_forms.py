@@ -231,9 +231,11 @@ def test_a_pair_is_told_as_two_texts() -> None:
     records = pa.table({"text": ["a", "b c"], "pair": ["xy", ""], "label": ["1", "0"]})
     vocabularies = form.learn(records, Bytes())
     examples = prepared(form, records, vocabularies)
-    assert [form.shown(examples.batch([i]), vocabularies)[0] for i in range(2)] == ["a | xy", "b c | "]
+    items = [form.item(examples.batch([i]), vocabularies) for i in range(2)]
+    assert items == [{"text": "a", "pair": "xy"}, {"text": "b c", "pair": ""}]
     single = prepared(form, records.select(["text", "label"]), vocabularies)
-    assert [form.shown(single.batch([i]), vocabularies) for i in range(2)] == [("a", "1"), ("b c", "0")]
+    assert [form.item(single.batch([i]), vocabularies) for i in range(2)] == [{"text": "a"}, {"text": "b c"}]
+    assert [form.truth(single.batch([i]), vocabularies) for i in range(2)] == ["1", "0"]
     assert "pair" in form.example(["text", "pair", "label"])
     assert "pair" not in form.example(["text", "label"])
     for fields in (["text", "pair"], ["text"]):
@@ -258,7 +260,9 @@ def test_every_place_of_a_known_type_is_a_label() -> None:
     vocabularies = form.learn(pa.table({"words": [["Rome", "is"]], "tags": [["B-LOC", "O"]]}), Bytes())
     assert vocabularies.labels == ("B-LOC", "E-LOC", "I-LOC", "O", "S-LOC")
     records = pa.table({"words": [["New", "York"]], "tags": [["B-LOC", "I-LOC"]]})
-    assert form.shown(batch_of(form, records, vocabularies), vocabularies)[1] == "B-LOC E-LOC"
+    batch = batch_of(form, records, vocabularies)
+    assert form.item(batch, vocabularies) == {"words": ["New", "York"]}
+    assert form.truth(batch, vocabularies) == ["B-LOC", "E-LOC"]
 
 
 def test_tags_as_they_are_may_follow_one_another_in_any_way() -> None:
@@ -273,7 +277,9 @@ def test_two_vocabularies() -> None:
     vocabularies = form.learn(records, Words(min_frequency=1))
     assert vocabularies.facts["vocabulary"] == vocabularies.facts["target_vocabulary"] == 4
     assert vocabularies.tokenizer.digest != vocabularies.written.digest
-    assert form.shown(batch_of(form, records, vocabularies), vocabularies) == ("jump left", "TURN JUMP")
+    batch = batch_of(form, records, vocabularies)
+    assert form.item(batch, vocabularies) == {"source": "jump left"}
+    assert form.truth(batch, vocabularies) == "TURN JUMP"
 
 
 @pytest.mark.parametrize(

@@ -402,14 +402,20 @@ def test_a_program_in_cpp_says_and_writes_the_same(
     texts = Ragged.from_list([torch.tensor(row, dtype=torch.int64) for row in rows])
     torch.testing.assert_close(torch.tensor(told()), bundle.task.model.answer(bundle.task.model(texts)))
 
+    model, none, other = folder / "model.ts", tmp_path / "none.ts", tmp_path / "other.ts"
+    other.write_bytes(b"other")
     for text, words, code, err in (
-        ("", (), 0, ""),
-        ("5\n5 x 6\n", (), 1, "error: line 2: a token must be a number, not x\n"),
-        ("5\n", ("20x", "0"), 1, "error: MOST must be a number, not 20x\n"),
+        ("", (model,), 0, ""),
+        ("5\n5 x 6\n", (model,), 2, "error: line 2: a token must be a number, not x\n"),
+        ("5\n", (model, "20x", "0"), 2, "error: MOST must be a number, not 20x\n"),
+        ("5\n", (model, "20", "0"), 2, "error: Expected at most 3 argument(s) for operator 'forward'"),
+        ("5 99999\n", (model,), 2, "error: index out of range in self\n"),
+        ("5\n", (none,), 2, f"error: cannot load {none}: open file failed"),
+        ("5\n", (other,), 2, f"error: cannot load {other}: PytorchStreamReader failed"),
     ):
-        given = [str(program), str(folder / "model.ts"), *words]
-        done = subprocess.run(given, input=text, capture_output=True, text=True)
-        assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
+        done = subprocess.run([program, *words], input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr[: len(err)]) == (code, "", err)
+        assert done.stderr.count("\n") == (code != 0)  # a line, without the frames of C++
 
     rows.pop(1)  # nothing cannot be continued
     bundle = tiny_bundle("language", "transformer")

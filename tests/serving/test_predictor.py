@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -252,3 +253,24 @@ def test_what_an_answer_takes_the_place_of_is_kept(verb: Callable[..., Outcome],
     first, second = map(json.loads, out.splitlines())
     assert (first["given"], first["id"], "given" in second) == ({"label": "right"}, 1, False)
     assert first["label"] == second["label"]
+
+
+def test_a_folder_that_holds_no_bundle_is_told_what_it_is(tmp_path: Path) -> None:
+    runs, exported = tmp_path / "runs" / "trec", tmp_path / "exported"
+    for name, time in (("old", 10), ("new", 20), ("unfinished", None)):
+        (runs / name / "bundle").mkdir(parents=True)
+        if time is not None:
+            (runs / name / "summary.json").write_text("{}")
+            os.utime(runs / name / "summary.json", (time, time))
+    exported.mkdir()
+    (exported / "export.json").write_text("{}")
+    newest = f"this is a folder of runs; the newest that has finished is run={runs / 'new'}"
+    for folder, told in (
+        (runs, newest),
+        (runs.parent, newest),
+        (exported, "this is an export, which runs without seqlab (docs/deploy.md); give the run"),
+        (runs / "unfinished", "no bundle there; expected a run folder"),
+    ):
+        with pytest.raises(InputError) as caught:
+            seqlab.load(folder)
+        assert str(caught.value).startswith(f"run={folder}: {told}")

@@ -75,6 +75,16 @@ def test_what_fails_before_it_begins_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), RunFolder.create(new):
         _ = 1 / 0
     assert not new.exists()
+    with pytest.raises(ZeroDivisionError), RunFolder.unique(tmp_path / "runs" / "name" / "12-00"):
+        _ = 1 / 0
+    assert not (tmp_path / "runs").exists()
+    other, mine = tmp_path / "runs" / "name" / "12-00", tmp_path / "mine"
+    other.mkdir(parents=True)
+    mine.mkdir()
+    for folder in (RunFolder.unique(other), RunFolder.create(mine)):
+        with suppress(ZeroDivisionError), folder:
+            _ = 1 / 0
+    assert [[*path.iterdir()] for path in (other.parent, other, mine)] == [[other], [], []]  # what was there stays
     with begun(RunFolder.create(done)):
         pass
     before = (done / "run.json").read_bytes()
@@ -145,7 +155,11 @@ def test_a_living_process_keeps_others_out_and_a_dead_one_does_not(tmp_path: Pat
 
 def test_starts_in_the_same_second_do_not_meet(tmp_path: Path) -> None:
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(RunFolder.unique(tmp_path / "12-00"))) for _ in range(20)]
+
+    def start() -> None:
+        found.append(RunFolder.unique(tmp_path / "12-00").path)
+
+    threads = [threading.Thread(target=start) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -240,7 +240,8 @@ def test_a_terminal_has_one_line_cut_to_its_width(monkeypatch: pytest.MonkeyPatc
 
 def test_lines_and_clocks() -> None:
     point = {"step": 5, "split": "train", **FIGURES, "seconds_left": None}
-    assert training_line(point).endswith("61 % padding avoided")
+    for left in (None, 0.0, 0.4):
+        assert training_line({**point, "seconds_left": left}).endswith("61 % padding avoided")
     best = {"step": 5, "split": "validation", "tokens": 9, "loss": 3.0, "ppl": 20.09, "best_loss": 3.0, "best_step": 5}
     assert evaluation_line(best) == "step 5  validation  loss 3.0000  ppl 20.0900  best so far"
     assert [clock(seconds) for seconds in (0, 59.6, 83, 3723)] == ["0:00", "1:00", "1:23", "1:02:03"]

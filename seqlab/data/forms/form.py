@@ -15,6 +15,8 @@ from seqlab.errors import InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
+Truth = str | float | list[str]
+
 
 class Form(Protocol):
     """Turns records into the rows of a prepared table, whose columns `examples.py` describes.
@@ -60,8 +62,12 @@ class Form(Protocol):
         """A task's answer to an example, for people: plain values that JSON can hold."""
         ...
 
-    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        """What is read of a single example, and what should be answered, for people."""
+    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+        """What is read of a single example, as somebody may send it."""
+        ...
+
+    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+        """What a single example should be answered with, as the first value of `told` tells what it is."""
         ...
 
 

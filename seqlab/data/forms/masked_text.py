@@ -55,8 +55,8 @@ class MaskedText(Text):
         if not record:
             parts = answer.tokens.tensor_split(answer.rows.cpu())
             return {
-                "masked": MARK.join(decode(part[i > 0 :].tolist()) for i, part in enumerate(parts)),
                 "filled": filled,
+                "masked": MARK.join(decode(part[i > 0 :].tolist()) for i, part in enumerate(parts)),
             }
         places = zip(answer.likeliest.tolist(), answer.probabilities.tolist(), strict=True)
         masks = [

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import lists, table, text_of, values
+from seqlab.data.forms.form import Truth, lists, table, text_of, values
 from seqlab.data.forms.text import written
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer_training import TokenizerTrainer
@@ -67,6 +67,8 @@ class SourceAndTarget:
         (begun,) = vocabularies.written.encode([record.get("target_prefix", "")])
         return written("target", answer, vocabularies.written, begun)
 
-    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        source, target = example.tokens.values.tolist(), example.targets.values.tolist()
-        return vocabularies.tokenizer.decode(source), vocabularies.written.decode(target)
+    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+        return {"source": vocabularies.tokenizer.decode(example.tokens.values.tolist())}
+
+    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+        return vocabularies.written.decode(example.targets.values.tolist())

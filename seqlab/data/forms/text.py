@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import lists, table, text_of
+from seqlab.data.forms.form import Truth, lists, table, text_of
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer
@@ -49,9 +49,11 @@ class Text:
         """Of continuations, best first, each with `tokens` and `score`."""
         return written("continuation", answer, vocabularies.tokenizer)
 
-    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        decode = vocabularies.tokenizer.decode
-        return decode(example.tokens.values.tolist()), decode(example.targets.values.tolist())
+    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+        return {"text": vocabularies.tokenizer.decode(example.tokens.values.tolist())}
+
+    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+        return vocabularies.tokenizer.decode(example.targets.values.tolist())
 
 
 def written(name: str, answer: Sequence[Any], tokenizer: Tokenizer, begun: Sequence[int] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import label_names, lists, origin, table, values
+from seqlab.data.forms.form import Truth, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
 from seqlab.ragged import IGNORED
@@ -143,13 +143,18 @@ class TextAndLabel:
             return {"label": [n for n, p in probabilities.items() if p > 0.5], "probabilities": probabilities}
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
-    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
-        """Of a pair, both texts with a bar between them."""
-        names, targets, tokens = vocabularies.labels or (), example.targets.values.tolist(), example.tokens.values
-        told = map(str, targets) if self.answer == "number" else (names[t] if t >= 0 else "?" for t in targets)
+    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+        tokens = example.tokens.values
         ends = (tokens == vocabularies.tokenizer.end).nonzero().flatten()
-        texts = tokens.tensor_split(ends.cpu())[1:]
-        return " | ".join(vocabularies.tokenizer.decode(text.tolist()) for text in texts), ", ".join(told)
+        texts = [vocabularies.tokenizer.decode(text.tolist()) for text in tokens.tensor_split(ends.cpu())[1:]]
+        return dict(zip(("text", "pair"), texts, strict=False))
+
+    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+        targets = example.targets.values.tolist()
+        if self.answer == "number":
+            return float(targets[0])
+        names = [(vocabularies.labels or ())[target] if target >= 0 else "?" for target in targets]
+        return names if self.answer == "many" else names[0]
 
 
 def _number(label: Any) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import label_names, lists, origin, table, values
+from seqlab.data.forms.form import Truth, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, counted, did_you_mean
 from seqlab.ragged import IGNORED
@@ -129,11 +129,13 @@ class WordsAndTags:
                 told["spans"].append(place)
         return told
 
-    def shown(self, example: Batch, vocabularies: Vocabularies) -> tuple[str, str]:
+    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
         pieces = example.tokens.values.split(example.extras["pieces"].values.tolist())
-        words = " ".join(vocabularies.tokenizer.decode(piece.tolist()) for piece in pieces)
+        return {"words": [vocabularies.tokenizer.decode(piece.tolist()) for piece in pieces]}
+
+    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
         names = vocabularies.labels or ()
-        return words, " ".join(names[target] if target >= 0 else "?" for target in example.targets.values.tolist())
+        return [names[target] if target >= 0 else "?" for target in example.targets.values.tolist()]
 
     def target(self, tags: Sequence[str], vocabularies: Vocabularies) -> list[int] | str:
         """The ids of tags; where one has none, a message that says why."""
