@@ -150,8 +150,8 @@ def programs(model: nn.Module) -> list[Program]:
             given = {"memory": memory, "state": state}
             names = [f"{name}_{i}" for name, tensors in given.items() for i in range(len(tensors))]
             after = ["scores", *(f"state_{i}_after" for i in range(len(state)))]
-            axes = {"memory": of_memory, "state": of_state}
-            step = program("step", Seq2SeqStep(model, len(memory)), {**block, **given}, after, **axes)
+            write = Seq2SeqStep(model, len(memory))
+            step = program("step", write, {**block, **given}, after, memory=of_memory, state=of_state)
             return [program("encode", encode, block, names), step]
     raise UnsuitedError(f"{type(model).__name__} is none of seqlab's models, and has no programs to export")
 

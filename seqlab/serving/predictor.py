@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from seqlab import bundle
+from seqlab import bundle, heap
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
@@ -130,6 +130,7 @@ class Predictor:
             if problem is not None:
                 raise problem
             first += len(window)
+            heap.trim()
 
     @property
     def ranks(self) -> bool:

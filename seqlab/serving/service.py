@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic, perf_counter
 from typing import Any
 
+from seqlab import heap
 from seqlab.errors import InputError, require_positive
 from seqlab.models.decoding import Decoding
 from seqlab.serving import continuous
@@ -189,19 +190,16 @@ class Service:
         return likeliest(answer, top_k)
 
     def warm_up(self) -> None:
-        """Answers a full batch of many lengths, so that before anybody waits kernels are compiled, and the memory is taken
-        that a batch wants."""
+        """Answers a full batch, so that before anybody waits kernels are compiled, and the memory is taken that a batch
+        wants."""
         predictor, decoding, batching = self.predictor, self.decoding, self.batching
         rows = batching.rows if decoding is None else max(1, batching.rows // decoding.width)
         item: dict[str, Any] = json.loads(predictor.example)
         (one,) = predictor.read([item])
-        most = 2 * min(batching.tokens // rows, self.limits.item_tokens // 2) // one.tokens  # times the example
-
-        def repeated(times: int) -> dict[str, Any]:
-            return {name: " ".join([value] * times) if isinstance(value, str) else value for name, value in item.items()}
-
+        times = max(1, min(batching.tokens // rows, self.limits.item_tokens) // one.tokens)
+        longer = {name: " ".join([value] * times) if isinstance(value, str) else value for name, value in item.items()}
         try:
-            asked = predictor.read([repeated(max(1, row * most // rows)) for row in range(rows)])
+            asked = predictor.read([longer] * rows)
         except TooLongError:  # for the positions that it knows
             asked = predictor.read([item] * rows)
         predictor.answers(asked, None if decoding is None else replace(decoding, max_tokens=2))
@@ -221,9 +219,17 @@ class Service:
             return
         task: Any = self.predictor.task
         budget = Budget(batching.tokens, batching.rows, batching.running_tokens)
-        device, stepped = self.predictor.device, self.metrics.stepped
+        device = self.predictor.device
         continuous.write(
-            self.queue, task.model, self._begin, task.end, device, budget, batching.joining_tokens, wait_s, stepped
+            self.queue,
+            task.model,
+            self._begin,
+            task.end,
+            device,
+            budget,
+            batching.joining_tokens,
+            wait_s,
+            self._stepped,
         )
 
     def _answers(self, asked: Sequence[Asked]) -> Any:
@@ -232,7 +238,11 @@ class Service:
         try:
             return self.predictor.answers(asked)
         finally:
-            self.metrics.stepped(0, perf_counter() - begun)
+            self._stepped(0, perf_counter() - begun)
+
+    def _stepped(self, rows: int, seconds: float) -> None:
+        self.metrics.stepped(rows, seconds)
+        heap.trim()
 
     def _begin(self, asked: Sequence[Asked]) -> Any:
         self.metrics.batch(len(asked), sum(one.tokens for one in asked))

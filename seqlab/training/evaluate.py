@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqlab import heap
 from seqlab.data.batch import Batch
 from seqlab.tasks.task import StepOutput, Task
 from seqlab.training.averages import Averages
@@ -55,6 +56,7 @@ def evaluate(
                         output = task.step(part.to(device))
                         whole.add(output)
                         ranges[name].add(output)
+                heap.trim()
     finally:
         task.model.train(was_training)
     shortest_first = sorted(ranges, key=lambda name: int(name.partition("-")[0]))  # "16384-32767" behind "8192-16383"

@@ -13,6 +13,7 @@ from contextlib import closing
 
 import torch
 
+from seqlab import heap
 from seqlab.data.batch import Batch
 from seqlab.errors import DataError, InputError, StoppedError, require_positive
 from seqlab.tasks.task import Task
@@ -191,6 +192,7 @@ class Trainer:
         self.state.seconds = time.perf_counter() - self.started
         self.state.worked(flops, waited + worked, self.throughput.gemm_peak)
         self.throughput.add(batch.size, flops, waited, worked)
+        heap.trim()
 
     def _log(self) -> None:
         """A line with the averages since the last one."""

@@ -23,14 +23,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-<<<<<<< HEAD
 from client import JSON, reply
 from hostile_requests import CANARY, HOSTILE, RAW, UNFINISHED, refused
 from served import Served, serving
-=======
-from served import JSON, Reply, Served, reply, serving
 from tiny_bundles import save
->>>>>>> page
 
 import seqlab
 from seqlab.errors import InputError

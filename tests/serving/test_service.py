@@ -16,11 +16,8 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 import seqlab
 from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
-<<<<<<< HEAD
-from seqlab.serving.predictor import Asked
-=======
 from seqlab.runs import name_of
->>>>>>> page
+from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Batching, Limits, Service
 
 
@@ -38,7 +35,6 @@ def test_a_queue_has_room_for_every_request() -> None:
     assert Limits(queue=8, items=8)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["classification", "tagging", "language_modeling", "seq2seq-transformer"])
 def test_it_begins_with_a_batch_as_large_as_may_be(
     name: str, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -56,7 +52,8 @@ def test_it_begins_with_a_batch_as_large_as_may_be(
     assert 1500 < computed[0] <= 2000
     service = Service(seqlab.load(bundles[name]), Batching(tokens=4, rows=20), Limits())
     service.warm_up()
-=======
+
+
 def test_a_service_says_what_its_model_is(bundles: dict[str, Path]) -> None:
     kinds = {task: Service(seqlab.load(bundles[task]), Batching(), Limits()).kind for task in TASKS}
     assert kinds == {
@@ -79,7 +76,6 @@ def test_a_run_is_called_by_its_name(tmp_path: Path) -> None:
     chosen.mkdir()
     (chosen / "config.yaml").write_text("name: null\n")
     assert name_of(chosen) == "run"
->>>>>>> page
 
 
 def test_what_is_written_is_counted_as_it_is_written(bundles: dict[str, Path]) -> None:
