@@ -21,7 +21,7 @@ test: $(READY)
 parity: $(READY)
 	PARITY_TABLE=docs/parity.md .venv/bin/python -m pytest $(ARGS) -m parity tests/serving
 
-# The fault trials at full size, in five minutes: real processes, with their figures. Nothing else should run beside.
+# The fault trials at full size, in some three minutes: real processes, with their figures. Nothing else should run beside.
 reliability: $(READY)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(ARGS) -m reliability -rP tests/reliability
 

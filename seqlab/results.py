@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from shlex import quote
@@ -77,17 +78,19 @@ def sample(parts: Experiment) -> str:
 
 
 def example(parts: Experiment) -> str:
-    """An item to try the model with, as JSON: the first validation example, cut to be short; where a shell might change
-    it, or it is nothing that can be asked, the form's own."""
-    item = parts.form.item(_examples(parts).batch([0]), parts.corpus.vocabularies)
-    short = {name: shortened(value) for name, value in item.items()}
-    text = "".join("".join(value) for value in short.values())
-    try:
-        parts.form.record(short)
-    except ValueError:
-        text = ""
-    plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
-    return json.dumps(short, ensure_ascii=False) if text and plain else parts.form.example(parts.corpus.fields)
+    """An item to try the model with, as JSON: the first validation example that will do, cut to be short; if none of
+    the first does, because a shell might change it or it is nothing that can be asked, the form's own."""
+    examples = _examples(parts)
+    for i in range(min(SAMPLES, len(examples))):
+        item = parts.form.item(examples.batch([i]), parts.corpus.vocabularies)
+        short = {name: shortened(value) for name, value in item.items()}
+        text = "".join("".join(value) for value in short.values())
+        plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
+        with suppress(ValueError):
+            parts.form.record(short)
+            if plain and any(character.isalnum() for character in text):
+                return json.dumps(short, ensure_ascii=False)
+    return parts.form.example(parts.corpus.fields)
 
 
 def shortened(value: str | list[str]) -> str | list[str]:

@@ -80,3 +80,13 @@ def test_samples_and_the_item_to_try_are_of_the_data(
     assert len({sample.partition("\n")[0] for sample in samples}) == len(samples) == 5
     typed = shlex.split(out.rpartition("try it:")[2])
     assert (json.loads(typed[1]), typed[-2]) == (item, "run=a run")
+
+
+def test_signs_alone_are_nothing_to_try(verb: Callable[..., Outcome]) -> None:
+    for split in ("train", "validation", "test"):
+        Path(f"{split}.txt").write_text("¶\n\\n\n" + "Return it.\n" * 20)
+    words = ["data=text", "data.path=train.txt", "data.validation=validation.txt", "data.test=test.txt"]
+    words += ["tokenizer=characters", "model.width=8", "schedule.warmup_steps=0", "trainer.max_steps=1"]
+    code, out, err = verb("train", *words)
+    assert code == 0, err
+    assert json.loads(shlex.split(out.rpartition("try it:")[2])[1]) == {"text": "Return"}
