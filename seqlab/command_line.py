@@ -191,12 +191,13 @@ def _trusted(modules: str | list[str]) -> set[str]:
     """
     names = set(map(str, modules)) if isinstance(modules, list) else {str(modules)}
     for name in names:
+        package = name.partition(".")[0]  # to find what is inside would import it
         try:
-            there = find_spec(name) is not None
-        except (ImportError, ValueError):  # of a module in a package that is not there, or is none
+            there = find_spec(package) is not None
+        except (ImportError, ValueError):  # of what is no name, or has been made by hand
             there = False
         if not there:
-            raise InputError(f"trust={name}: there is no module {name} here, nor one installed")
+            raise InputError(f"trust={name}: there is no module {package} here, nor one installed")
     return names
 
 

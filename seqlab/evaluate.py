@@ -41,11 +41,12 @@ def job(command: Command) -> None:
     run = Path(asked.run)
     loaded = bundle.load(run, command.trust)
     split = asked.split or "test"
-    if data is not None and asked.split is None:
-        data = runs.whole(data)
+    whole = runs.whole(run, data) if data is not None and asked.split is None else None
+    data, told = whole or data, "all" if whole else split
+    judged = runs.judged(data, split)
     # What is judged otherwise goes into another file.
     differs = [f"{name}-{value}" for name, value in asked.decoding.items() if value is not None]
-    parts = ("evaluation", split, "other-data" if data is not None else None, asked.precision, *differs)
+    parts = ("evaluation", told, "other-data" if data is not None else None, asked.precision, *differs)
     output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
     config = runs.config_for_evaluation(run, loaded, data)
@@ -61,7 +62,7 @@ def job(command: Command) -> None:
     task = in_precision(loaded.task, precision)
     metrics = evaluate(task, loaders[split].batches(0), device)
     about = {
-        "run": str(run), "split": split, "judged": runs.judged(data, split),
+        "run": str(run), "split": told, "judged": judged,
         "data": [word for word in command.overrides if word.startswith("data")], "dtype": precision,
         "conditions": getattr(task, "conditions", {}), "rows": loaders[split].examples.report,
     }  # fmt: skip

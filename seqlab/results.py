@@ -88,7 +88,8 @@ def example(parts: Experiment) -> str:
         plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
         with suppress(ValueError):
             parts.form.record(short)
-            if plain and any(character.isalnum() for character in text):
+            whole = "pair" in short or "pair" not in parts.corpus.fields  # else it was cut away
+            if whole and plain and any(character.isalnum() for character in text):
                 return json.dumps(short, ensure_ascii=False)
     return parts.form.example(parts.corpus.fields)
 

@@ -86,17 +86,17 @@ def stored_config(run: str | Path) -> dict[str, Any]:
 
 def name_of(path: str | Path) -> str:
     """What a run is called, by its folder or by the bundle there: its `name`, or that of the folder which runs of its
-    kind share. A run in a folder that was chosen, and a bundle elsewhere, are called as that is.
-
-    Raises:
-        InputError: its configuration cannot be read.
-    """
+    kind share. A run in a folder that was chosen, and a bundle elsewhere, are called as that is."""
     path = Path(path).resolve()
     folder = path.parent if path.name == "bundle" else path
-    if not (folder / "config.yaml").exists():
+    if not (folder / "run.json").exists():
         return path.name
     dated = re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?", folder.name)
-    return str(stored_config(folder).get("name") or (folder.parent.name if dated else folder.name))
+    called = folder.parent.name if dated else folder.name
+    try:
+        return str(stored_config(folder).get("name") or called)
+    except InputError:
+        return called
 
 
 def provenance(command: Command) -> dict[str, Any]:
@@ -142,11 +142,19 @@ def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | N
     return config
 
 
-def whole(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with all of it as its test split, where that is to be cut from files: what is given to be judged is not
-    what a model was trained on. It is validation data too, for of a few rows a tenth may be none."""
+def whole(run: Path, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The data with all of it as its test split, where that would be cut from files; None where it is not, or where
+    the run was trained on these files, and so on most of what is in them.
+
+    It is validation data too, for of a few rows a tenth may be none.
+    """
     held = _held(data)
-    return {**data} if held is None or data["test"] is not None else {**data, "validation": held, "test": held}
+    if held is None or data["test"] is not None:
+        return None
+    trained = _held(stored_config(run)["data"]) if (run / "config.yaml").exists() else None
+    if trained is not None and _absolute(trained) == _absolute(held):
+        return None
+    return {**data, "validation": data["validation"] or held, "test": held}
 
 
 def judged(data: Mapping[str, Any] | None, split: str) -> str:
@@ -164,9 +172,13 @@ def judged(data: Mapping[str, Any] | None, split: str) -> str:
 
 def _held(data: Mapping[str, Any]) -> Any:
     """The file, or the pair of files, that splits are cut from where they are not named; None where none is cut so."""
-    if not {"validation", "test"} <= data.keys():
+    if not {"validation", "test"} <= data.keys() or not str(data["_target_"]).startswith("seqlab."):
         return None
     return [data["source"], data["target"]] if {"source", "target"} <= data.keys() else data.get("path")
+
+
+def _absolute(held: str | list[str]) -> list[Path]:
+    return [Path(path).absolute() for path in ([held] if isinstance(held, str) else held)]
 
 
 def require_same(stored: Mapping[str, Any], now: Mapping[str, Any], path: Path, advice: str = "") -> None:

@@ -102,9 +102,10 @@ def test_a_module_that_is_trusted_is_there_and_not_imported(
     (tmp_path / "own_part.py").write_text("raise RuntimeError('imported')\n")
     assert run("trust=own_part") == 0
     assert job.one.trust == {"own_part"}
+    assert run("trust=own_part.inside") == 0
     for word, name in (("nope", "nope"), ("[own_part,nope.part]", "nope.part")):
         assert run(f"trust={word}") == 2
-        assert f"trust={name}: there is no module {name} here" in capsys.readouterr().err
+        assert f"trust={name}: there is no module nope here" in capsys.readouterr().err
 
 
 def test_the_working_folder_can_be_imported_from(run: Run, tmp_path: Path) -> None:

@@ -134,6 +134,21 @@ def test_other_data_is_judged_whole_unless_a_split_is_named(
     assert code == 0, err
     found = json.loads(out)
     assert (found["rows"]["rows"], found["judged"]) == (rows, judged)
+    typed = {"data.test", "split"} & given.keys() or "data=dyck" in words
+    assert found["split"] == (given.get("split", "split=test")[6:] if typed else "all")
+    assert json.loads(Path(f"bundle/evaluation-{found['split']}-other-data.json").read_text()) == found
+
+
+def test_of_what_a_run_was_trained_on_the_part_that_was_held_out_is_judged(verb: Callable[..., Outcome]) -> None:
+    lines = [f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(100)]
+    Path("many.csv").write_text("text,label\n" + "".join(lines))
+    words = ["task=classification", "data=csv", "data.path=many.csv"]
+    code, _, err = verb("train", *words, *FAST, "trainer.max_steps=4", "output_dir=run")
+    assert code == 0, err
+    code, out, err = verb("evaluate", "run=run", "data=csv", f"data.path={Path('many.csv').absolute()}")
+    assert code == 0, err
+    assert json.loads(out)["rows"]["rows"] < 30
+    assert json.loads(out)["judged"].startswith("test, as cut from ")
 
 
 @pytest.mark.parametrize(

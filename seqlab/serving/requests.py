@@ -136,6 +136,8 @@ def place_of(kind: type[Any], location: Sequence[int | str]) -> tuple[str | None
 
 def expected(error: Mapping[str, Any]) -> str:
     """What would have been right, in JSON's words."""
+    if error["type"] == "string_type" and isinstance(error["loc"][-1], int):
+        return "a list of texts"
     context = {name: in_json(value) for name, value in error.get("ctx", {}).items()}
     return EXPECTED.get(error["type"], "another kind").format_map(context)
 

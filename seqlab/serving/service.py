@@ -196,11 +196,12 @@ class Service:
         rows = batching.rows if decoding is None else max(1, batching.rows // decoding.width)
         item: dict[str, Any] = json.loads(predictor.example)
         (one,) = predictor.read([item])
-        times = max(1, min(batching.tokens // rows, self.limits.item_tokens) // one.tokens)
+        most = min(batching.tokens // rows, self.limits.item_tokens, predictor.room or batching.tokens)
+        times = max(1, most // one.tokens)
         longer = {name: " ".join([value] * times) if isinstance(value, str) else value for name, value in item.items()}
         try:
             asked = predictor.read([longer] * rows)
-        except TooLongError:  # for the positions that it knows
+        except TooLongError:  # of positions that are counted otherwise, such as words
             asked = predictor.read([item] * rows)
         predictor.answers(asked, None if decoding is None else replace(decoding, max_tokens=2))
 

@@ -54,9 +54,11 @@ class RunFolder:
             made = _missing(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             for candidate in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 10_000))):
-                with suppress(FileExistsError):
-                    candidate.mkdir()
-                    return cls.create(candidate, [candidate, *(folder for folder in made if folder != path)])
+                try:
+                    candidate.mkdir(parents=True)  # a run that was refused may have taken the parent away
+                except FileExistsError:
+                    continue
+                return cls.create(candidate, [candidate, *(folder for folder in made if folder != path)])
             raise OSError("there are 10000 runs of this name")
         except OSError as error:
             raise _unwritable(path, error) from error

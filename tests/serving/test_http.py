@@ -254,6 +254,7 @@ def test_a_setting_that_is_wrong_is_told_by_its_name_and_place(writer: Served, c
         ("/v1/completions", {"prompt": "a", "stream": 1}, "stream", "stream: expected true or false"),
         ("/v1/completions", {"prompt": "a", "max_tokens": 5000}, "max_tokens", "max_tokens: at most 3000"),
         ("/v1/completions", {"prompt": 3}, "prompt", "prompt: expected a text, or a list of texts"),
+        ("/v1/completions", {"prompt": [1, 2]}, "prompt", "prompt: expected a text, or a list of texts"),
         ("/v1/completions", {}, "prompt", "prompt: expected a value, and there is none"),
         ("/v1/completions", {"prompt": []}, "prompt", "no item: expected at least one"),
         ("/v1/completions", {"prompt": ["a", "b"], "stream": True}, "stream", "stream: one prompt at a time"),

@@ -54,6 +54,21 @@ def test_it_begins_with_a_batch_as_large_as_may_be(
     service.warm_up()
 
 
+def test_it_begins_with_texts_as_long_as_positions_go(
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(seqlab.load(bundles["classification"]), Batching(tokens=2000, rows=20), Limits())
+    monkeypatch.setattr(service.predictor, "room", 60)
+    answers, computed = service.predictor.answers, list[int]()
+    monkeypatch.setattr(
+        service.predictor,
+        "answers",
+        lambda asked, *how: (computed.extend(one.tokens for one in asked), answers(asked, *how))[1],
+    )
+    service.warm_up()
+    assert 30 < min(computed) == max(computed) <= 60
+
+
 def test_a_service_says_what_its_model_is(bundles: dict[str, Path]) -> None:
     kinds = {task: Service(seqlab.load(bundles[task]), Batching(), Limits()).kind for task in TASKS}
     assert kinds == {
@@ -69,12 +84,21 @@ def test_a_run_is_called_by_its_name(tmp_path: Path) -> None:
     dated = tmp_path / "csv-classification-lstm" / "2026-11-29_19-54-26-2"
     (dated / "bundle").mkdir(parents=True)
     assert name_of(dated / "bundle") == "bundle"  # there is no run around it
-    for name, called in (("null", "csv-classification-lstm"), ("questions", "questions"), ("7", "7")):
+    (dated / "config.yaml").write_text("name: of another program\n")
+    assert name_of(dated / "bundle") == "bundle"
+    (dated / "run.json").write_text("{}")
+    for name, called in (
+        ("null", "csv-classification-lstm"),
+        ("questions", "questions"),
+        ("7", "7"),
+        ("{", "csv-classification-lstm"),  # it is damaged, which does not matter here
+    ):
         (dated / "config.yaml").write_text(f"name: {name}\n")
         assert name_of(dated) == name_of(f"{dated}/bundle/") == called
     chosen = tmp_path / "run"
     chosen.mkdir()
     (chosen / "config.yaml").write_text("name: null\n")
+    (chosen / "run.json").write_text("{}")
     assert name_of(chosen) == "run"
 
 
