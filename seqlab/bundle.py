@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seqlab.data.forms.form import Form
-from seqlab.durable import new_folder, write_file
 from seqlab.errors import InputError
 from seqlab.instantiate import instantiate
+from seqlab.storage.files import new_folder, write_file
 from seqlab.tasks.task import Task
 from seqlab.text.vocabularies import FILES as VOCABULARY_FILES
 from seqlab.text.vocabularies import Vocabularies

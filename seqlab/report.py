@@ -14,12 +14,13 @@ def job(command: Command) -> None:
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
-    from seqlab import experiment, settings, valid_json
+    from seqlab import experiment, settings
     from seqlab.data import statistics
-    from seqlab.durable import replace_file
     from seqlab.instantiate import instantiate
     from seqlab.reporting.corpus_tables import tables
     from seqlab.reporting.histograms import histograms
+    from seqlab.storage import json as valid_json
+    from seqlab.storage.files import replace_file
     from seqlab.training.run_folder import RunFolder
 
     config, trust = command.config, command.trust

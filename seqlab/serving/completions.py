@@ -15,7 +15,6 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import Field, model_validator
 from starlette.types import Receive, Scope, Send
 
-from seqlab import valid_json
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.serving import openapi
 from seqlab.serving.batcher import Job, where
@@ -37,6 +36,7 @@ from seqlab.serving.requests import (
 )
 from seqlab.serving.service import Service
 from seqlab.serving.streamed_text import StreamedText
+from seqlab.storage import json as valid_json
 
 logger = logging.getLogger(__name__)
 

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from seqlab.bundle import Bundle
-from seqlab.durable import sync_file, write_file
 from seqlab.serving.asking import Run, calls
 from seqlab.serving.formats import UnsuitedError, blaming, reason
 from seqlab.serving.graphs import Program, programs
 from seqlab.serving.parity import Exported
 from seqlab.serving.pt2_files import load_pt2
+from seqlab.storage.files import sync_file, write_file
 
 SHORTEST = {"equal": 1}  # no graph has a block of width 0
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from seqlab import __version__
 from seqlab.bundle import Bundle
-from seqlab.durable import new_folder, remove, replaced, write_file
 from seqlab.errors import InputError, did_you_mean
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.serving.exported_programs import export_aoti, export_pt2
@@ -26,6 +25,7 @@ from seqlab.serving.formats import UnsuitedError, require
 from seqlab.serving.onnx_graphs import export_onnx
 from seqlab.serving.parity import Exported, compare
 from seqlab.serving.torchscript import export_torchscript
+from seqlab.storage.files import new_folder, remove, replaced, write_file
 
 FORMAT_VERSION = 1
 

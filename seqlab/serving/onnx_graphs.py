@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from seqlab.bundle import Bundle
-from seqlab.durable import write_file
 from seqlab.layers.backend import backend
 from seqlab.serving.asking import Run, calls
 from seqlab.serving.exported_programs import graphs, quiet
 from seqlab.serving.formats import blaming
 from seqlab.serving.parity import Exported
+from seqlab.storage.files import write_file
 
 OPSET = 18  # of 2022: the oldest that has all that is needed, for as many runtimes as can be
 

@@ -15,10 +15,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
-from seqlab import valid_json
 from seqlab.serving.batcher import ClosedError, FailedError, FullError, Job
 from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Service, TooMuchError
+from seqlab.storage import json as valid_json
 
 LATER = {"retry-after": "1"}
 T = TypeVar("T")

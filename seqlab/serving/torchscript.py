@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
-from seqlab.durable import write_file
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
@@ -30,6 +29,7 @@ from seqlab.ragged import Ragged
 from seqlab.serving.formats import UnsuitedError, foreign
 from seqlab.serving.parity import Exported, Outputs, in_parts, starts_of
 from seqlab.serving.signatures import signature
+from seqlab.storage.files import write_file
 
 FILE = "model.ts"
 METHODS = ("forward", "padded", "encode", "step")

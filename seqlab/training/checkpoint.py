@@ -29,8 +29,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seqlab.bundle import distinct_tensors, stored
-from seqlab.durable import replace_link, sync_folder, write_file
 from seqlab.errors import CheckpointError, InputError
+from seqlab.storage.files import replace_link, sync_folder, write_file
 from seqlab.training.state import State
 
 FORMAT_VERSION = 1

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from seqlab import valid_json
-from seqlab.durable import replace_file
+from seqlab.storage import json as valid_json
+from seqlab.storage.files import replace_file
 from seqlab.training.state import State
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seqlab import valid_json
-from seqlab.durable import replace_file
 from seqlab.errors import FolderInUseError, InputError, StoppedError
+from seqlab.storage import json as valid_json
+from seqlab.storage.files import replace_file
 
 FORMAT_VERSION = 1
 

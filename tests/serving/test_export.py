@@ -24,7 +24,6 @@ from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
-from seqlab.durable import write_file
 from seqlab.errors import CheckFailedError, InputError
 from seqlab.layers.cells import GRUCell
 from seqlab.layers.compiler import private_folder
@@ -39,6 +38,7 @@ from seqlab.serving.exporting import FORMATS, export, require_out
 from seqlab.serving.formats import UnsuitedError, blaming, require
 from seqlab.serving.parity import Exported, Outputs, cases, compare, expected, random_batch
 from seqlab.serving.ties import path_scores
+from seqlab.storage.files import write_file
 
 PROGRAM = REPOSITORY / "examples" / "cpp" / "run.cpp"
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
-from seqlab import durable
 from seqlab.errors import CheckpointError, InputError
+from seqlab.storage import files as durable
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from seqlab.durable import new_folder, replace_file, require_place
 from seqlab.errors import InputError
+from seqlab.storage.files import new_folder, replace_file, require_place
 
 
 def fill(folder: Path, text: str) -> None:
