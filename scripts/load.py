@@ -40,8 +40,8 @@ import seqlab
 from padded_peer import Padded
 from seqlab import bundle
 from seqlab.bundle import Bundle
+from seqlab.config.instantiate import instantiate
 from seqlab.errors import CheckFailedError
-from seqlab.instantiate import instantiate
 from seqlab.serving.batcher import Budget, Job, Queue
 from seqlab.serving.predictor import Predictor
 from seqlab.serving.server import listen, serve

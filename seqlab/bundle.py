@@ -26,9 +26,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from seqlab.config.instantiate import instantiate
 from seqlab.data.forms.form import Form
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate
 from seqlab.storage.files import new_folder, write_file
 from seqlab.tasks.task import Task
 from seqlab.text.vocabularies import FILES as VOCABULARY_FILES

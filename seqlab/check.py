@@ -13,7 +13,8 @@ def job(command: Command) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from seqlab import experiment, settings
+    from seqlab import experiment
+    from seqlab.config import schema as settings
     from seqlab.errors import CheckFailedError, counted
     from seqlab.training.invariance import differences
 

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from seqlab.configuration import VERSION_BASE, check, conf_folder, first_job, quoted, targets
+from seqlab.config.compose import VERSION_BASE, check, conf_folder, first_job, quoted, targets
 from seqlab.errors import InputError, SeqlabError, StoppedError
 
 

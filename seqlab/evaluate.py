@@ -30,8 +30,8 @@ class Asked:
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
     from seqlab import bundle, experiment, runs
+    from seqlab.config.instantiate import read_settings
     from seqlab.device import choose_device
-    from seqlab.instantiate import read_settings
     from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file, require_place
     from seqlab.training.evaluate import evaluate

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from seqlab import bundle
+from seqlab.config.instantiate import instantiate
+from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.examples import Examples
 from seqlab.data.forms.form import Form
@@ -26,11 +28,9 @@ from seqlab.data.streamed import Beginning, Streamed
 from seqlab.data.windows import Windows
 from seqlab.device import choose_device
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate
 from seqlab.layers.kernels import kernels
 from seqlab.layers.transformer import compile_blocks
 from seqlab.models.decoding import Decoding
-from seqlab.settings import Batching, Config, Loading, Settings, plainly
 from seqlab.tasks.task import Task
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies

@@ -26,7 +26,7 @@ class Asked:
 def job(command: Command) -> None:
     """Prints, for each format, what was written and how near it is to the trained model."""
     from seqlab import bundle
-    from seqlab.instantiate import read_settings
+    from seqlab.config.instantiate import read_settings
     from seqlab.serving.exporting import chosen, export, require_out
     from seqlab.serving.formats import require
 

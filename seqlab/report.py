@@ -14,9 +14,10 @@ def job(command: Command) -> None:
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
-    from seqlab import experiment, settings
+    from seqlab import experiment
+    from seqlab.config import schema as settings
+    from seqlab.config.instantiate import instantiate
     from seqlab.data import statistics
-    from seqlab.instantiate import instantiate
     from seqlab.reporting.corpus_tables import tables
     from seqlab.reporting.histograms import histograms
     from seqlab.storage import json as valid_json

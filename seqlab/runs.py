@@ -18,8 +18,8 @@ import yaml
 
 from seqlab.bundle import Bundle
 from seqlab.command_line import Command
+from seqlab.config.schema import Batching
 from seqlab.errors import InputError
-from seqlab.settings import Batching
 from seqlab.training.run_folder import RunFolder, read_facts
 from seqlab.training.tensorboard_log import flatten
 

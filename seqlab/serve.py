@@ -30,10 +30,10 @@ def job(command: Command) -> None:
     import torch
 
     from seqlab import bundle
+    from seqlab.config.instantiate import instantiate, read_settings
     from seqlab.device import choose_device
     from seqlab.errors import InputError
     from seqlab.experiment import choose_decoding
-    from seqlab.instantiate import instantiate, read_settings
     from seqlab.runs import name_of
     from seqlab.serving.predictor import Predictor
 

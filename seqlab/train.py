@@ -9,7 +9,8 @@ def job(command: Command) -> None:
     """One run, from its configuration to the final table."""
     import yaml
 
-    from seqlab import experiment, results, runs, settings  # here, so that --help does not wait for torch
+    from seqlab import experiment, results, runs  # here, so that --help does not wait for torch
+    from seqlab.config import schema as settings
     from seqlab.errors import CheckpointError
     from seqlab.training.evaluate import evaluate
     from seqlab.training.run_log import RunLog

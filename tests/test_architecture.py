@@ -108,7 +108,7 @@ def test_only_the_top_knows_hydra() -> None:
     [
         "seqlab",
         "seqlab.command_line",
-        "seqlab.instantiate",
+        "seqlab.config.instantiate",
         *(f"seqlab.{v}" for v in sorted(VERBS) if f"seqlab.{v}" in MODULES),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from seqlab.configuration import conf_folder
+from seqlab.config.compose import conf_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -115,7 +115,7 @@ def run(folder: Path, *command: str | Path) -> str:
 
 
 def test_the_wheel_is_complete(installed: Path, tmp_path: Path) -> None:
-    code = "import seqlab.configuration as c, seqlab; print(seqlab.__file__); print(c.conf_folder())"
+    code = "import seqlab.config.compose as c, seqlab; print(seqlab.__file__); print(c.conf_folder())"
     package, conf = map(Path, run(tmp_path, installed / "python", "-c", code).split())
     assert package.is_relative_to(installed.parent)
     assert conf == package.parent / "conf"

@@ -11,13 +11,13 @@ import huggingface_hub
 import pytest
 from omegaconf import OmegaConf
 
-from seqlab.configuration import conf_folder, first_job
+from seqlab.config.compose import conf_folder, first_job
+from seqlab.config.instantiate import instantiate
 from seqlab.data.hub import HubDataset, SplitNames
 from seqlab.data.records import Columns
 from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate
 
 # What the known sets look like on the Hub: the features of a row, a row, and the splits.
 STRING = datasets.Value("string")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from seqlab.configuration import check, first_job
+from seqlab.config.compose import check, first_job
+from seqlab.config.instantiate import instantiate, mistakes
 from seqlab.data.conll_files import ConllFiles, ConlluFiles
 from seqlab.data.csv_files import CsvFiles
 from seqlab.data.json_files import JsonFiles
@@ -20,7 +21,6 @@ from seqlab.data.rejects import Rejects
 from seqlab.data.source import SPLITS, Source
 from seqlab.data.text_files import TextFiles
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate, mistakes
 
 REAL = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 

@@ -16,9 +16,9 @@ from my_module import MyCell
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from seqlab.configuration import conf_folder
+from seqlab.config.compose import conf_folder
+from seqlab.config.instantiate import instantiate
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate
 from seqlab.layers import attend as attend_module
 from seqlab.layers import attend_tiles, reference
 from seqlab.layers.backend import backend

@@ -10,7 +10,7 @@ import torch
 
 from seqlab import bundle
 from seqlab.bundle import Bundle
-from seqlab.instantiate import instantiate
+from seqlab.config.instantiate import instantiate
 from seqlab.text.tokenizer_training import Bytes
 
 DECODING = {"_target_": "seqlab.models.decoding.Decoding", "max_tokens": 8}

@@ -139,7 +139,7 @@ def payloads(canary: Path) -> list[dict[str, Any]]:
         {"_target_": "planted.Touch"},
         {"_target_": "seqlab.data.corpus.os.system", "command": touch},  # other names of the same
         {"_target_": "torch.nn.parallel.distributed.os.system", "command": touch},
-        {"_target_": "seqlab.instantiate.instantiate", "node": system, "key": "x", "trust": ["os.system"]},
+        {"_target_": "seqlab.config.instantiate.instantiate", "node": system, "key": "x", "trust": ["os.system"]},
         {"_target_": "seqlab.layers.compiler.built", "name": "recurrence", "compiler": str(program), "folder": kept},
     ]
 

@@ -10,8 +10,8 @@ from textwrap import dedent
 
 import pytest
 
+from seqlab.config.instantiate import instantiate, mistakes
 from seqlab.errors import InputError
-from seqlab.instantiate import instantiate, mistakes
 
 PARTS = """
     from __future__ import annotations
@@ -210,8 +210,8 @@ def test_targets_that_are_not_there(target: object, told: str) -> None:
         "torch.nn.functional.relu",
         "torch.optim.optimizer.functools.partial",
         "torch.nn.utils.clip_grad_norm_",
-        "seqlab.instantiate.instantiate",
-        "seqlab.instantiate.sys.exit",
+        "seqlab.config.instantiate.instantiate",
+        "seqlab.config.instantiate.sys.exit",
         "seqlab.data.batch.torch.hub.load",
         "seqlab.errors.InputError",
         "seqlab.layers.compiler.built",
@@ -259,5 +259,5 @@ def test_torch_modules_and_seqlab_parts_are_parts() -> None:
 
 def test_the_module_alone_loads_no_torch() -> None:
     subprocess.run(
-        [sys.executable, "-c", "import sys, seqlab.instantiate; assert 'torch' not in sys.modules"], check=True
+        [sys.executable, "-c", "import sys, seqlab.config.instantiate; assert 'torch' not in sys.modules"], check=True
     )

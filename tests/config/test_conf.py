@@ -11,10 +11,10 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from seqlab.bundle import PARTS
-from seqlab.configuration import conf_folder, first_job
-from seqlab.instantiate import instantiate, mistakes
-from seqlab.settings import FACTS as FOR_TASKS
-from seqlab.settings import SECTIONS, Settings
+from seqlab.config.compose import conf_folder, first_job
+from seqlab.config.instantiate import instantiate, mistakes
+from seqlab.config.schema import FACTS as FOR_TASKS
+from seqlab.config.schema import SECTIONS, Settings
 from seqlab.text.tokenizer_training import Bytes
 from seqlab.text.vocabularies import Vocabularies
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from seqlab.config.instantiate import instantiate, mistakes
 from seqlab.errors import InputError, require_positive
-from seqlab.instantiate import instantiate, mistakes
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.limits import Limits
 from seqlab.training.precision import Precision
