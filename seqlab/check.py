@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 TOLERANCE = 1e-9  # relative, in float64: far above rounding, far below any real dependence on company
 SEQUENCES = 12

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Asked:
 
 def job(command: Command) -> None:
     """Prints the metrics, and writes them beside what was evaluated."""
-    from seqlab import bundle, experiment, runs
+    from seqlab import bundle, experiment
+    from seqlab.cli import runs
     from seqlab.config.instantiate import read_settings
     from seqlab.device import choose_device
     from seqlab.storage import json as valid_json

@@ -17,7 +17,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 
 def job(command: Command) -> None:
@@ -15,11 +15,11 @@ def job(command: Command) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from seqlab import experiment
+    from seqlab.cli.corpus_tables import tables
+    from seqlab.cli.histograms import histograms
     from seqlab.config import schema as settings
     from seqlab.config.instantiate import instantiate
     from seqlab.data import statistics
-    from seqlab.reporting.corpus_tables import tables
-    from seqlab.reporting.histograms import histograms
     from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file
     from seqlab.training.run_folder import RunFolder

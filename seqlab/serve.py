@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ def job(command: Command) -> None:
     import torch
 
     from seqlab import bundle
+    from seqlab.cli.runs import name_of
     from seqlab.config.instantiate import instantiate, read_settings
     from seqlab.device import choose_device
     from seqlab.errors import InputError
     from seqlab.experiment import choose_decoding
-    from seqlab.runs import name_of
     from seqlab.serving.predictor import Predictor
 
     try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 
 
 def job(command: Command) -> None:
     """One run, from its configuration to the final table."""
     import yaml
 
-    from seqlab import experiment, results, runs  # here, so that --help does not wait for torch
+    from seqlab import experiment  # here, so that --help does not wait for torch
+    from seqlab.cli import results, runs
     from seqlab.config import schema as settings
     from seqlab.errors import CheckpointError
     from seqlab.training.evaluate import evaluate

@@ -100,14 +100,14 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 def test_only_the_top_knows_hydra() -> None:
     know = {module for module in MODULES if any(re.match(r"(hydra|omegaconf)\b", name) for name in imports(module))}
     assert {row(module) for module in know} <= KNOW_HYDRA
-    assert "seqlab.command_line" in know
+    assert "seqlab.cli.command" in know
 
 
 @pytest.mark.parametrize(
     "module",
     [
         "seqlab",
-        "seqlab.command_line",
+        "seqlab.cli.command",
         "seqlab.config.instantiate",
         *(f"seqlab.{v}" for v in sorted(VERBS) if f"seqlab.{v}" in MODULES),
     ],

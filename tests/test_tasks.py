@@ -13,7 +13,7 @@ from tiny_bundles import save
 from typing_words import Outcome
 
 from seqlab.bundle import Bundle
-from seqlab.runs import config_for_evaluation
+from seqlab.cli.runs import config_for_evaluation
 
 FAST = [
     "model.width=24",

@@ -14,9 +14,9 @@ from tiny_bundles import TASKS
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
 
 import seqlab
+from seqlab.cli.runs import name_of
 from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
-from seqlab.runs import name_of
 from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Batching, Limits, Service
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from seqlab.reporting.tables import Table
+from seqlab.cli.tables import Table
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # TensorBoard's copy of html5lib, of itself
     from tensorboard.plugin_util import markdown_to_safe_html

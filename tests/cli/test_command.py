@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from seqlab.command_line import Command, run_verb
+from seqlab.cli.command import Command, run_verb
 from seqlab.errors import InputError, NonFiniteError, StoppedError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -338,7 +338,7 @@ def test_cfg_job_shows_the_configuration_even_where_values_are_missing(
     assert left_behind(tmp_path) == set()
 
 
-QUICK = "from seqlab.command_line import run_verb; run_verb(print, 'train')"
+QUICK = "from seqlab.cli.command import run_verb; run_verb(print, 'train')"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from seqlab.bundle import Bundle
-from seqlab.command_line import Command
+from seqlab.cli.command import Command
 from seqlab.config.schema import Batching
 from seqlab.errors import InputError
 from seqlab.training.run_folder import RunFolder, read_facts

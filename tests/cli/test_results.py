@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typing_words import Outcome
 
-from seqlab.results import LONGEST, readable, shortened
+from seqlab.cli.results import LONGEST, readable, shortened
 
 
 @pytest.mark.parametrize(

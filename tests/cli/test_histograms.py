@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.reporting.histograms import (
+from seqlab.cli.histograms import (
     BAR,
     BINS,
     BOTTOM,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from seqlab.cli.tables import Table
 from seqlab.data.statistics import DECODED_ROWS, PERCENTILES, POOL
 from seqlab.errors import counted
-from seqlab.reporting.tables import Table
 
 LABELS = 20  # rows of a table; the rarer ones share one
 

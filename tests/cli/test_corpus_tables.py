@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from seqlab.cli.corpus_tables import tables
 from seqlab.data.statistics import PERCENTILES
-from seqlab.reporting.corpus_tables import tables
 
 SPLITS = ("train", "validation", "test")
 
