@@ -29,7 +29,7 @@ VERSION_BASE = {"version_base": "1.3"} if tuple(map(int, hydra.__version__.split
 
 def conf_folder() -> Path:
     """The folder of the configuration: inside the package where it was installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 

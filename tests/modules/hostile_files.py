@@ -15,7 +15,8 @@ import torch
 
 PARTS = [
     "pathlib:Path.touch", "os:system", "subprocess:run", "builtins:eval", "seqlab.bundle:os.system", "seqlab:load",
-    "seqlab.data.corpus:os.system", "seqlab.config.instantiate:instantiate", "torch:load", "torch.nn:Module", "pickle:loads",
+    "seqlab.data.corpus:os.system", "seqlab.config.instantiate:instantiate", "torch:load", "torch.nn:Module",
+    "pickle:loads",
     "my_module:MyCell", "functools:partial", "..:x", "", "os.system",
 ]  # fmt: skip
 NAMES = [
