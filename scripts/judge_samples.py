@@ -17,8 +17,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from seqlab import bundle
-from seqlab.data.pydocs import PyDocs
 from seqlab.data.rejects import Rejects
+from seqlab.data.sources.pydocs import PyDocs
 from seqlab.models.decoding import Decoding
 from seqlab.serving.predictor import Predictor
 

@@ -23,8 +23,8 @@ from seqlab.data.examples import Examples
 from seqlab.data.forms.form import Form
 from seqlab.data.forms.stream import Stream
 from seqlab.data.loader import Loader
-from seqlab.data.source import SPLITS
-from seqlab.data.streamed import Beginning, Streamed
+from seqlab.data.sources.source import SPLITS
+from seqlab.data.streaming import Beginning, Streamed
 from seqlab.data.windows import Windows
 from seqlab.device import choose_device
 from seqlab.errors import InputError

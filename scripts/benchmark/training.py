@@ -25,7 +25,7 @@ from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
 from seqlab.data.forms.text import Text
 from seqlab.data.loader import Loader
-from seqlab.data.pydocs import PyDocs
+from seqlab.data.sources.pydocs import PyDocs
 from seqlab.experiment import cache_folder
 from seqlab.models.decoding import Decoding
 from seqlab.tasks.language_modeling import LanguageModeling

@@ -18,7 +18,7 @@ from seqlab.data.examples import Examples
 from seqlab.data.forms.form import Truth
 from seqlab.data.forms.masked_text import MaskedText
 from seqlab.data.forms.text import Text
-from seqlab.data.streamed import Streamed
+from seqlab.data.streaming import Streamed
 from seqlab.errors import counted
 from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding

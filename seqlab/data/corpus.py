@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from seqlab.data.forms.form import Form, require_fields
 from seqlab.data.rejects import Rejects
-from seqlab.data.source import SPLITS, Source
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import DataError, InputError, counted
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import FILES, Vocabularies

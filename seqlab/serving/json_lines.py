@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from seqlab.data.json_files import ARRAY, parsed
 from seqlab.data.rejects import Unusable
+from seqlab.data.sources.json import ARRAY, parsed
 from seqlab.errors import InputError
 
 

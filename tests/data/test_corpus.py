@@ -18,7 +18,7 @@ from seqlab.data import corpus as corpus_module
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.forms.text import Text
 from seqlab.data.rejects import Rejects
-from seqlab.data.source import SPLITS
+from seqlab.data.sources.source import SPLITS
 from seqlab.errors import DataError, InputError
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, TokenizerTrainer, Words
