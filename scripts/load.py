@@ -134,7 +134,7 @@ def cores_of(process: Path) -> str:
 
 def untrained(folder: Path, encoder: dict[str, Any]) -> Path:
     """The bundle of a classifier with random weights, which costs what a trained one does."""
-    form = instantiate(form_node := {"_target_": "seqlab.data.forms.text_and_label.TextAndLabel"}, "form")
+    form = instantiate(form_node := {"_target_": "seqlab.data.preprocessing.classification.TextAndLabel"}, "form")
     model = {"_target_": "seqlab.models.classifier.Classifier", "answer": "one"}
     task_node = {"_target_": "seqlab.tasks.classification.Classification", "answer": "one"}
     specification: dict[str, Any] = {

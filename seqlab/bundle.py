@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seqlab.config.instantiate import instantiate
-from seqlab.data.forms.form import Form
+from seqlab.data.preprocessing.preprocessor import Form
 from seqlab.errors import InputError
 from seqlab.storage.files import new_folder, write_file
 from seqlab.tasks.task import Task
@@ -41,12 +41,12 @@ FILES = ("model.safetensors", *VOCABULARY_FILES, "README.md")
 
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
-    "Text": "seqlab.data.forms.text.Text",
-    "MaskedText": "seqlab.data.forms.masked_text.MaskedText",
-    "Stream": "seqlab.data.forms.stream.Stream",
-    "TextAndLabel": "seqlab.data.forms.text_and_label.TextAndLabel",
-    "WordsAndTags": "seqlab.data.forms.words_and_tags.WordsAndTags",
-    "SourceAndTarget": "seqlab.data.forms.source_and_target.SourceAndTarget",
+    "Text": "seqlab.data.preprocessing.language_modeling.Text",
+    "MaskedText": "seqlab.data.preprocessing.masked_language_modeling.MaskedText",
+    "Stream": "seqlab.data.preprocessing.stream_language_modeling.Stream",
+    "TextAndLabel": "seqlab.data.preprocessing.classification.TextAndLabel",
+    "WordsAndTags": "seqlab.data.preprocessing.tagging.WordsAndTags",
+    "SourceAndTarget": "seqlab.data.preprocessing.sequence_to_sequence.SourceAndTarget",
     "Decoding": "seqlab.models.decoding.Decoding",
     "BytePairs": "seqlab.text.tokenizer_training.BytePairs",
     "Bytes": "seqlab.text.tokenizer_training.Bytes",

@@ -20,9 +20,9 @@ from seqlab.config.instantiate import instantiate
 from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.examples import Examples
-from seqlab.data.forms.form import Form
-from seqlab.data.forms.stream import Stream
 from seqlab.data.loader import Loader
+from seqlab.data.preprocessing.preprocessor import Form
+from seqlab.data.preprocessing.stream_language_modeling import Stream
 from seqlab.data.sources.source import SPLITS
 from seqlab.data.streaming import Beginning, Streamed
 from seqlab.data.windows import Windows

@@ -23,8 +23,8 @@ from benchmark.measure import Options, Row, Skipped
 from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
-from seqlab.data.forms.text import Text
 from seqlab.data.loader import Loader
+from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.data.sources.pydocs import PyDocs
 from seqlab.experiment import cache_folder
 from seqlab.models.decoding import Decoding

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from seqlab.data.examples import Examples
-from seqlab.data.forms.form import Truth
-from seqlab.data.forms.masked_text import MaskedText
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.masked_language_modeling import MaskedText
+from seqlab.data.preprocessing.preprocessor import Truth
 from seqlab.data.streaming import Streamed
 from seqlab.errors import counted
 from seqlab.experiment import Experiment

@@ -24,7 +24,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from seqlab.data.forms.form import Form, require_fields
+from seqlab.data.preprocessing.preprocessor import Form, require_fields
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import DataError, InputError, counted

@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
-from seqlab.data.forms.form import Form
 from seqlab.data.loader import Loader
+from seqlab.data.preprocessing.preprocessor import Form
 from seqlab.data.rejects import OnError, Rejects, Unusable
 from seqlab.data.sources.files import glance
 from seqlab.data.sources.source import SPLITS, Files

@@ -16,9 +16,9 @@ from seqlab import bundle, heap
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
-from seqlab.data.forms.masked_text import MaskedText
-from seqlab.data.forms.text import Text
 from seqlab.data.plan import make_plan
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.masked_language_modeling import MaskedText
 from seqlab.data.rejects import Rejects
 from seqlab.device import choose_device
 from seqlab.errors import InputError, counted

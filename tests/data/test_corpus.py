@@ -16,7 +16,7 @@ import pytest
 
 from seqlab.data import corpus as corpus_module
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.source import SPLITS
 from seqlab.errors import DataError, InputError

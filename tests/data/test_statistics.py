@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from seqlab.data import statistics
 from seqlab.data.corpus import Corpus
 from seqlab.data.examples import Examples
-from seqlab.data.forms.form import Form
-from seqlab.data.forms.source_and_target import SourceAndTarget
-from seqlab.data.forms.text import Text
-from seqlab.data.forms.text_and_label import TextAndLabel
-from seqlab.data.forms.words_and_tags import WordsAndTags
 from seqlab.data.loader import Loader
+from seqlab.data.preprocessing.classification import TextAndLabel
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.preprocessor import Form
+from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
+from seqlab.data.preprocessing.tagging import WordsAndTags
 from seqlab.data.rejects import Rejects
 from seqlab.text.tags import spans
 from seqlab.text.tokenizer_training import Bytes, TokenizerTrainer, Words

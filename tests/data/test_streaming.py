@@ -17,8 +17,8 @@ from seqlab.data import streaming as streamed
 from seqlab.data.batch import Batch
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
-from seqlab.data.forms.source_and_target import SourceAndTarget
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
 from seqlab.data.records import Record
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.files import glance

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from seqlab.data.examples import Examples
-from seqlab.data.forms.stream import Stream
-from seqlab.data.forms.text import Text
 from seqlab.data.loader import Loader
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.stream_language_modeling import Stream
 from seqlab.data.rejects import Rejects
 from seqlab.data.windows import Windows
 from seqlab.errors import InputError

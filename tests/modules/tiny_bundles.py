@@ -37,27 +37,27 @@ RECORDS = {
 # Of each task its form, its task, and its model.
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classification": (
-        {"_target_": "seqlab.data.forms.text_and_label.TextAndLabel"},
+        {"_target_": "seqlab.data.preprocessing.classification.TextAndLabel"},
         {"_target_": "seqlab.tasks.classification.Classification", "answer": "one"},
         {"_target_": "seqlab.models.classifier.Classifier", "answer": "one"},
     ),
     "tagging": (
-        {"_target_": "seqlab.data.forms.words_and_tags.WordsAndTags"},
+        {"_target_": "seqlab.data.preprocessing.tagging.WordsAndTags"},
         {"_target_": "seqlab.tasks.tagging.Tagging"},
         {"_target_": "seqlab.models.tagger.Tagger"},
     ),
     "seq2seq": (
-        {"_target_": "seqlab.data.forms.source_and_target.SourceAndTarget"},
+        {"_target_": "seqlab.data.preprocessing.sequence_to_sequence.SourceAndTarget"},
         {"_target_": "seqlab.tasks.sequence_to_sequence.SequenceToSequence", "decoding": DECODING},
         {"_target_": "seqlab.models.seq2seq.Seq2Seq"},
     ),
     "masked_language_modeling": (
-        {"_target_": "seqlab.data.forms.masked_text.MaskedText"},
+        {"_target_": "seqlab.data.preprocessing.masked_language_modeling.MaskedText"},
         {"_target_": "seqlab.tasks.masked_language_modeling.MaskedLanguageModeling"},
         {"_target_": "seqlab.models.masked_language_model.MaskedLanguageModel"},
     ),
     "language_modeling": (
-        {"_target_": "seqlab.data.forms.text.Text"},
+        {"_target_": "seqlab.data.preprocessing.language_modeling.Text"},
         {"_target_": "seqlab.tasks.language_modeling.LanguageModeling", "decoding": DECODING},
         {"_target_": "seqlab.models.language_model.LanguageModel"},
     ),

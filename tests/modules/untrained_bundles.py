@@ -11,7 +11,7 @@ from my_module import MyCell
 from torch import nn
 
 from seqlab.bundle import Bundle
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
-from seqlab.data.forms.masked_text import MaskedText
+from seqlab.data.preprocessing.masked_language_modeling import MaskedText
 from seqlab.layers.cells import LSTMCell
 from seqlab.layers.positions import RotaryPositions
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder

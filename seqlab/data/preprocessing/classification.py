@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import Truth, label_names, lists, origin, table, values
+from seqlab.data.preprocessing.preprocessor import Truth, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
 from seqlab.ragged import IGNORED

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import Truth, lists, table, text_of
+from seqlab.data.preprocessing.preprocessor import Truth, lists, table, text_of
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import TokenizerTrainer

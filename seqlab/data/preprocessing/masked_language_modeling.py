@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.forms.form import lists, table, text_of
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.preprocessor import lists, table, text_of
 from seqlab.data.rejects import Rejects
 from seqlab.text.vocabularies import Vocabularies
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.forms.form import Truth, lists, table, text_of, values
-from seqlab.data.forms.text import written
+from seqlab.data.preprocessing.language_modeling import written
+from seqlab.data.preprocessing.preprocessor import Truth, lists, table, text_of, values
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqlab.data.forms.text import Text
+from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.errors import InputError
 
 

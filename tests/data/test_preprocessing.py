@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from seqlab.bundle import facts
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
-from seqlab.data.forms.form import Form, require_fields
-from seqlab.data.forms.source_and_target import SourceAndTarget
-from seqlab.data.forms.text import Text
-from seqlab.data.forms.text_and_label import TextAndLabel
-from seqlab.data.forms.words_and_tags import WordsAndTags
+from seqlab.data.preprocessing.classification import TextAndLabel
+from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.preprocessor import Form, require_fields
+from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
+from seqlab.data.preprocessing.tagging import WordsAndTags
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
 from seqlab.text.tokenizer_training import Bytes, Words
