@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from seqlab.layers import product, scan, unroll
-from seqlab.layers.attention import CrossAttention, SelfAttention
+from seqlab.layers.attention.global_attention import GlobalAttention
+from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.cells import GatedCell
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.rnn import Recurrence
 from seqlab.layers.scan import MinimalCell
 from seqlab.layers.transformer import TransformerBlock

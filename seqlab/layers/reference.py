@@ -13,11 +13,11 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention import CrossAttention, SelfAttention
+from seqlab.layers.attention.global_attention import GlobalAttention
+from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.rnn import Recurrence, RecurrentStack
 from seqlab.layers.scan import MinGRUCell, MinLSTMCell

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqlab.layers.attention import CrossAttention, SelfAttention
+from seqlab.layers.attention.cache import make_room, where_of
+from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend, is_fast
-from seqlab.layers.cache import make_room, where_of
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions
 from seqlab.layers.product import Linear

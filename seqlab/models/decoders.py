@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.cache import untouched
+from seqlab.layers.attention.cache import untouched
+from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.cells import Cell
 from seqlab.layers.embedding import Embedding
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.positions import NoPositions, Positions
 from seqlab.layers.rnn import RecurrentStack
 from seqlab.layers.transformer import TransformerStack

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqlab.layers.cache import join
+from seqlab.layers.attention.cache import join
 from seqlab.ragged import Layout
 
 
@@ -20,7 +20,7 @@ class State:
              [T', ...] with the rows of sequence after sequence, or, where `cache` is given too, each [R, ...] with
              these rows anywhere
     lengths  [B] int64 on the CPU: how many tokens of each sequence the rows belong to
-    cache    used [1] and rows [T'], on the CPU; see seqlab/layers/cache.py
+    cache    used [1] and rows [T'], on the CPU; see seqlab/layers/attention/cache.py
     """
 
     tensors: list[Tensor]

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from seqlab.layers.attention import CrossAttention
-from seqlab.layers.global_attention import GlobalAttention
+from seqlab.layers.attention.global_attention import GlobalAttention
+from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.pooling import AttentionPooling
 from seqlab.layers.watch import watching
 from seqlab.models.classifier import Classifier

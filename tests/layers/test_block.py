@@ -12,9 +12,9 @@ from my_module import MyCell
 from torch import Tensor, nn
 from torch.export import Dim
 
+from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.cells import LSTMCell
 from seqlab.layers.crf import CRFHead
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.pooling import PoolingKind, make_pooling
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
 from seqlab.layers.rnn import RecurrentStack

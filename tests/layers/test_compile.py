@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmark.work import product_flops
 from seqlab import bundle, experiment
 from seqlab.errors import InputError
-from seqlab.layers import attend as attend_module
 from seqlab.layers import transformer
+from seqlab.layers.attention import attend as attend_module
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import LSTMCell
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions

@@ -10,11 +10,11 @@ from my_module import MyCell
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seqlab.layers.attention import CrossAttention
+from seqlab.layers.attention.global_attention import GlobalAttention
+from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.pooling import PoolingKind, make_pooling

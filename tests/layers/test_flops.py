@@ -13,7 +13,7 @@ from my_module import MyCell
 from torch import Tensor, nn
 
 from seqlab.layers import reference
-from seqlab.layers.attention import SelfAttention
+from seqlab.layers.attention.modules import SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead

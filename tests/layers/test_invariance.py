@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from my_module import MyCell
 from torch import Tensor, nn
 
-from seqlab.layers import attend_tiles, reference
+from seqlab.layers import reference
+from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.layer import SequenceLayer

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqlab.layers import reference
-from seqlab.layers.attention import SelfAttention
+from seqlab.layers.attention.modules import SelfAttention
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.pooling import AttentionPooling, LastPooling, MaxPooling, MeanPooling, Pooling

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.work import product_of
-from seqlab.layers import attend_compiled, attend_tiles, compiled_loops
+from seqlab.layers import compiled_loops
+from seqlab.layers.attention import compiled as attend_compiled
+from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import NoPositions, RotaryPositions

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import attend_tiles, reference
-from seqlab.layers.attention import CrossAttention, SelfAttention
+from seqlab.layers import reference
+from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
 from seqlab.layers.transformer import TransformerStack

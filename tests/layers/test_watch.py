@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention import CrossAttention
+from seqlab.layers.attention.global_attention import GlobalAttention
+from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.backend import backend
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.layers.pooling import AttentionPooling
 from seqlab.layers.watch import Seen, watching
 

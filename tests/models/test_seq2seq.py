@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from seqlab.config.compose import conf_folder
 from seqlab.config.instantiate import instantiate
 from seqlab.errors import InputError
-from seqlab.layers import attend as attend_module
-from seqlab.layers import attend_tiles, reference
+from seqlab.layers import reference
+from seqlab.layers.attention import attend as attend_module
+from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend
 from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.kernels import kernels

@@ -6,7 +6,7 @@
 // are touched. Backward computes the scores anew, from the log of each query's sum that forward keeps.
 //
 // Rows are [T, H, K] with any distance between rows; K is a multiple of the vector's width. The equations stand in
-// seqlab/layers/attend.py; tests hold both equal, in float and, with finite differences, in double.
+// seqlab/layers/attention/attend.py; tests hold both equal, in float and, with finite differences, in double.
 
 #include "vector.h"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from seqlab.layers import compiler
-from seqlab.layers.attend_tiles import Call
+from seqlab.layers.attention.tiles import Call
 from seqlab.ragged import offsets_of
 
 

@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers import attend_compiled, attend_packed, attend_tiles
-from seqlab.layers.attend_tiles import Call, allowed, bias_at, distances, rows_as_block
+from seqlab.layers.attention import compiled as attend_compiled
+from seqlab.layers.attention import packed as attend_packed
+from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention.tiles import Call, allowed, bias_at, distances, rows_as_block
 from seqlab.layers.backend import is_fast
 from seqlab.ragged import inside_of, joint_runs_of
 

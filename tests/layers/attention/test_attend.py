@@ -13,10 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqlab.layers import attend as attend_module
-from seqlab.layers import attend_compiled, attend_packed, attend_tiles
-from seqlab.layers.attend import attend, choose, in_words
-from seqlab.layers.attend_packed import varlen
+from seqlab.layers.attention import attend as attend_module
+from seqlab.layers.attention import compiled as attend_compiled
+from seqlab.layers.attention import packed as attend_packed
+from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention.attend import attend, choose, in_words
+from seqlab.layers.attention.packed import varlen
 from seqlab.layers.backend import backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqlab.layers import reference
+from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.backend import backend
-from seqlab.layers.global_attention import GlobalAttention
 from seqlab.models.state import State
 
 

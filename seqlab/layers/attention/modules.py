@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attend import attend, attend_block, in_words
-from seqlab.layers.cache import where_of, written
+from seqlab.layers.attention.attend import attend, attend_block, in_words
+from seqlab.layers.attention.cache import where_of, written
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import Positions, places
 from seqlab.layers.product import Linear
@@ -86,7 +86,7 @@ class SelfAttention(SequenceLayer):
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`state` and what comes back: keys and values [R, G, K], of a block in a cache (seqlab/layers/cache.py).
+        """`state` and what comes back: keys and values [R, G, K], of a block in a cache (seqlab/layers/attention/cache.py).
 
         A state that goes in has three more: the rows of the new tokens, which the cache has made room for, those of all
         tokens, and the lengths of the sequences before.
