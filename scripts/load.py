@@ -64,7 +64,7 @@ SETTINGS: dict[str, Any] = {
 ENCODERS: dict[str, dict[str, Any]] = {
     "lstm": {
         "_target_": "seqlab.models.encoders.RecurrentEncoder",
-        "cell": {"_target_": "seqlab.layers.cells.LSTMCell", "_partial_": True},
+        "cell": {"_target_": "seqlab.layers.recurrent.cells.LSTMCell", "_partial_": True},
     },
     "transformer": {
         "_target_": "seqlab.models.encoders.TransformerEncoder",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqlab.errors import InputError
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.serving.asking import block

@@ -31,11 +31,11 @@ from benchmark.sides import (
 from benchmark.work import GATES, entering_flops, gemms, peak_rate, recurrent_flops, sequential_floor, transformer_flops
 from seqlab import Layout, Ragged
 from seqlab.data.plan import make_plan
-from seqlab.layers.cells import GRUCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell
+from seqlab.layers.recurrent.cells import GRUCell
+from seqlab.layers.recurrent.minimal import MinGRUCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack, compile_blocks
 from seqlab.models.decoding import Decoding, generate
 

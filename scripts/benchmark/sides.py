@@ -14,9 +14,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from benchmark.measure import Skipped, agree
 from benchmark.work import HEAD, LAYERS
 from seqlab import Layout, Ragged
-from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, NoPositions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.models.encoders import TransformerEncoder
 from seqlab.models.language_model import LanguageModel

@@ -37,7 +37,7 @@ def unroll_block(
     """Outputs [N, L, H], of which those beyond a length mean nothing, and the state after each sequence's last step.
 
     Args:
-        cell: see seqlab/layers/cells.py.
+        cell: see seqlab/layers/recurrent/cells.py.
         x_NLD: sequences, each from the beginning of its row.
         lengths: [N] int64, on the values' device; None: all are L.
         state: tensors [N, ...] before the first step.

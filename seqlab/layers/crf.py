@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from seqlab.layers.backend import is_fast
 from seqlab.layers.crf_block import block_probabilities, block_viterbi
 from seqlab.layers.heads import Head, at_least_float32
-from seqlab.layers.steps import end_rows, permute, previous_rows, reversed_rows
+from seqlab.layers.recurrent.steps import end_rows, permute, previous_rows, reversed_rows
 from seqlab.ragged import IGNORED, positions_of, time_major_of, widths_of
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from seqlab.layers import product, scan, unroll
+from seqlab.layers import product
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
-from seqlab.layers.cells import GatedCell
-from seqlab.layers.rnn import Recurrence
-from seqlab.layers.scan import MinimalCell
+from seqlab.layers.recurrent import minimal as scan
+from seqlab.layers.recurrent import unroll
+from seqlab.layers.recurrent.cells import GatedCell
+from seqlab.layers.recurrent.minimal import MinimalCell
+from seqlab.layers.recurrent.stack import Recurrence
 from seqlab.layers.transformer import TransformerBlock
 from seqlab.layers.universal import UniversalTransformer
 

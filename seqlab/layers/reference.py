@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
-from seqlab.layers.rnn import Recurrence, RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.stack import Recurrence, RecurrentStack
 from seqlab.layers.transformer import SwiGLU, TransformerBlock, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.layers.word_vectors import WordVectors

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.cells import Cell
 from seqlab.layers.pooling import LastPooling
 from seqlab.layers.product import Linear
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import Cell
+from seqlab.layers.recurrent.stack import RecurrentStack
 
 
 class WordVectors(nn.Module):
@@ -22,7 +22,7 @@ class WordVectors(nn.Module):
 
     Args:
         width: of the pieces' vectors that come in, and of the words' that come out: D.
-        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/cells.py.
+        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/recurrent/cells.py.
         spelling: width of each direction of the recurrence.
         word_vocabulary: how many words have a vector of their own, id 0 standing for all others; None: none has.
         word_dropout: share of the words that are read as id 0 while training: it teaches the vector of the unknown, and

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from seqlab.layers.attention.cache import untouched
 from seqlab.layers.attention.global_attention import GlobalAttention
-from seqlab.layers.cells import Cell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import NoPositions, Positions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import Cell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.models.state import Seq2SeqState, State
 from seqlab.ragged import Layout, Ragged

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.cells import Cell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.positions import NoPositions, Positions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import Cell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import Activation, Norm, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.decoders import Decoder, RecurrentDecoder, TransformerDecoder
@@ -104,11 +104,11 @@ class Encoder(nn.Module):
 
 
 class RecurrentEncoder(Encoder):
-    """Any cell, in one or several layers (seqlab/layers/rnn.py).
+    """Any cell, in one or several layers (seqlab/layers/recurrent/stack.py).
 
     Args:
         vocabulary: how many tokens there are.
-        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/cells.py.
+        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/recurrent/cells.py.
         width: of the embedding, and of each direction of each layer.
         layers: how many layers.
         causal: a token reads only itself and those before it, as language models need; else every sequence is read

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from seqlab.layers.pooling import LastPooling
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from seqlab.data.batch import Batch
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.decoding import Decoding
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import Ragged

@@ -76,7 +76,7 @@ def left_behind(folder: Path) -> set[str]:
 
 def test_the_job_gets_plain_values_and_what_was_typed(run: Run, job: Job, tmp_path: Path) -> None:
     assert run("model=gru", "trainer.clip=${checkpoints.keep}", "name=a b") == 0
-    assert job.one.config["model"]["cell"]["_target_"] == "seqlab.layers.cells.GRUCell"
+    assert job.one.config["model"]["cell"]["_target_"] == "seqlab.layers.recurrent.cells.GRUCell"
     assert json.loads(json.dumps(job.one.config)) == job.one.config
     assert job.one.config["trainer"]["clip"] == job.one.config["checkpoints"]["keep"]
     assert "hydra" not in job.one.config

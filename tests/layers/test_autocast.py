@@ -10,11 +10,11 @@ from my_module import MyCell
 from torch import Tensor, nn
 
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import LearnedPositions, NoPositions, Positions, RotaryPositions, SinusoidalPositions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder
 from seqlab.models.seq2seq import Seq2Seq

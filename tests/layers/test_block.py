@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from seqlab.layers.attention.global_attention import GlobalAttention
-from seqlab.layers.cells import LSTMCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.pooling import PoolingKind, make_pooling
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import LSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.ragged import Layout, Ragged
 from seqlab.serving.exported_programs import quiet

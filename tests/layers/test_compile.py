@@ -19,9 +19,9 @@ from seqlab.errors import InputError
 from seqlab.layers import transformer
 from seqlab.layers.attention import attend as attend_module
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import LSTMCell
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import LSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack, compile_blocks
 from seqlab.models.encoders import TransformerEncoder
 from seqlab.ragged import Ragged

@@ -12,7 +12,6 @@ from torch.export import Dim
 
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
@@ -25,8 +24,9 @@ from seqlab.layers.positions import (
     RotaryPositions,
     SinusoidalPositions,
 )
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.layers.word_vectors import WordVectors

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from seqlab.layers import reference
 from seqlab.layers.attention.modules import SelfAttention
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.pooling import AttentionPooling
 from seqlab.layers.positions import NoPositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.word_vectors import WordVectors
 from seqlab.models.classifier import Classifier

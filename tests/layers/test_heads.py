@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmark.work import product_flops
 from seqlab.layers import heads
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import LSTMCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.heads import Head, RegressionHead, SigmoidHead, SoftmaxHead, chunk_rows
+from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import IGNORED

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from seqlab.layers import reference
 from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import NoPositions, Positions, RelativePositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.ragged import Layout, Ragged

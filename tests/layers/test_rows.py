@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.work import product_of
-from seqlab.layers import compiled_loops
 from seqlab.layers.attention import compiled as attend_compiled
 from seqlab.layers.attention import tiles as attend_tiles
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import NoPositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent import compiled as compiled_loops
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from seqlab.layers import reference
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import LSTMCell
+from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.layers.word_vectors import WordVectors
 
 WIDTH, WORDS = 6, 5

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell
 from seqlab.layers.heads import RegressionHead, SigmoidHead, SoftmaxHead
 from seqlab.layers.pooling import PoolingKind
 from seqlab.layers.positions import RotaryPositions
+from seqlab.layers.recurrent.cells import GRUCell
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.ragged import Layout, Ragged

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seqlab.errors import NonFiniteError
-from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RelativePositions, RotaryPositions
-from seqlab.layers.scan import MinGRUCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
+from seqlab.layers.recurrent.minimal import MinGRUCell
 from seqlab.models.beam import BeamSearch
 from seqlab.models.decoding import Decoding, generate
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder

@@ -10,9 +10,9 @@ from my_module import MyCell
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
 from seqlab.models.decoding import Decoding
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.language_model import LanguageModel

@@ -23,11 +23,11 @@ from seqlab.layers import reference
 from seqlab.layers.attention import attend as attend_module
 from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.kernels import kernels
 from seqlab.layers.positions import LearnedPositions, RelativePositions, RotaryPositions
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.state import Seq2SeqState

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from seqlab.layers import reference
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
 from seqlab.layers.word_vectors import WordVectors
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.tagger import Tagger

@@ -10,8 +10,8 @@ from my_module import MyCell
 from torch import Tensor, nn
 
 from seqlab.layers import reference
-from seqlab.layers.cells import GRUCell, LSTMCell
-from seqlab.layers.scan import MinGRUCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
+from seqlab.layers.recurrent.minimal import MinGRUCell
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.state import State

@@ -1,4 +1,4 @@
-"""A researcher's own file, outside the package: a cell, kept to the contract of seqlab/layers/cells.py."""
+"""A researcher's own file, outside the package: a cell, kept to the contract of seqlab/layers/recurrent/cells.py."""
 
 import torch
 from torch import Tensor, nn

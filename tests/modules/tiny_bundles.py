@@ -17,7 +17,7 @@ DECODING = {"_target_": "seqlab.models.decoding.Decoding", "max_tokens": 8}
 LSTM = {
     "_target_": "seqlab.models.encoders.RecurrentEncoder",
     "width": 8,
-    "cell": {"_target_": "seqlab.layers.cells.LSTMCell", "_partial_": True},
+    "cell": {"_target_": "seqlab.layers.recurrent.cells.LSTMCell", "_partial_": True},
 }
 TRANSFORMER = {
     "_target_": "seqlab.models.encoders.TransformerEncoder",

@@ -12,9 +12,9 @@ from torch import nn
 
 from seqlab.bundle import Bundle
 from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
 from seqlab.layers.word_vectors import WordVectors
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder

@@ -223,7 +223,7 @@ def test_r26_what_was_accepted_is_answered(endless: Path, log: Path) -> None:
 STUCK = """from pathlib import Path
 from threading import current_thread
 from time import sleep
-from seqlab.layers.cells import LSTMCell
+from seqlab.layers.recurrent.cells import LSTMCell
 
 class Stuck(LSTMCell):
     def unroll(self, *given, **named):

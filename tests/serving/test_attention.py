@@ -26,7 +26,7 @@ from seqlab.serving.predictor import Asked, Predictor
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, Words
 
-GRU = {**LSTM, "cell": {"_target_": "seqlab.layers.cells.GRUCell", "_partial_": True}}
+GRU = {**LSTM, "cell": {"_target_": "seqlab.layers.recurrent.cells.GRUCell", "_partial_": True}}
 ENCODERS = {"lstm": {**LSTM, "layers": 2}, "gru": GRU, "transformer": {**TRANSFORMER, "layers": 2}}
 GREEDY = Decoding(6)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typing_words import REPOSITORY
 from untrained_bundles import LABELS, V, tiny_bundle
 
-from seqlab.layers.cells import TanhCell
+from seqlab.layers.recurrent.cells import TanhCell
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.seq2seq import Seq2Seq

@@ -24,7 +24,7 @@ def test_the_padded_peer_answers_the_same(kind: str, tmp_path: Path) -> None:
     encoder = load.ENCODERS.get(kind, load.ENCODERS["lstm"]) | {"width": 8, "layers": 2}
     encoder |= {"heads": 2} if kind == "transformer" else {"residual": True}
     if kind == "gru":
-        encoder["cell"] = {"_target_": f"seqlab.layers.cells.{CELLS[kind].__name__}", "_partial_": True}
+        encoder["cell"] = {"_target_": f"seqlab.layers.recurrent.cells.{CELLS[kind].__name__}", "_partial_": True}
     run = load.untrained(tmp_path / "bundle", encoder)
     items = [{"text": text} for text in TEXTS]
     right = seqlab.load(run).predict(items)

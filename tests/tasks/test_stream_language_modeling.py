@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.layers.cells import Cell, GRUCell, LSTMCell
 from seqlab.layers.positions import RotaryPositions
+from seqlab.layers.recurrent.cells import Cell, GRUCell, LSTMCell
 from seqlab.models.decoding import Decoding
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.models.language_model import LanguageModel

@@ -1,4 +1,4 @@
-// LSTM, GRU and tanh over a whole time-major batch: the loops of seqlab/layers/loops.py in machine code.
+// LSTM, GRU and tanh over a whole time-major batch: the loops of seqlab/layers/recurrent/loop.py in machine code.
 //
 // A step of a recurrence is one product of its rows with the recurrent weights and a few elementwise operations, and
 // everything waits for it. Here each thread owns some of the hidden units in all steps. It packs its part of the weights
@@ -8,7 +8,7 @@
 // Rows are those of the time-major batch (seqlab/ragged.py): step s is the rows starts[s] ... starts[s] + widths[s], and
 // row number `lane` of every step belongs to the same sequence, whose initial and final states are rows `lane` too.
 //
-// The equations stand in seqlab/layers/cells.py, that of `scan` in scan.py; tests hold both equal, in float and, with finite differences, in double.
+// The equations stand in seqlab/layers/recurrent/cells.py, that of `scan` in scan.py; tests hold both equal, in float and, with finite differences, in double.
 
 #include "vector.h"
 

@@ -10,7 +10,7 @@ product and a few elementwise operators.
 
 Each cell has a function forward, which returns what its other function needs, and one backward, from the gradients of
 the outputs [T, H] and of the final state [B, H] to those of the projected inputs and of the initial state. The
-equations are those of seqlab/layers/cells.py.
+equations are those of seqlab/layers/recurrent/cells.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqlab.layers.steps import previous_rows
+from seqlab.layers.recurrent.steps import previous_rows
 from seqlab.ragged import widths_of
 
 

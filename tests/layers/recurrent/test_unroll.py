@@ -16,9 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import compiled_loops, compiler, unroll
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
-from seqlab.layers.steps import end_rows, previous_rows, reversed_rows
+from seqlab.layers import compiler
+from seqlab.layers.recurrent import compiled as compiled_loops
+from seqlab.layers.recurrent import unroll
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.steps import end_rows, previous_rows, reversed_rows
 from seqlab.ragged import time_major_of
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn_tanh": TanhCell}

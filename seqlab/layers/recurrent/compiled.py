@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from seqlab.layers import compiler
-from seqlab.layers.steps import end_rows
+from seqlab.layers.recurrent.steps import end_rows
 from seqlab.ragged import offsets_of, widths_of
 
 

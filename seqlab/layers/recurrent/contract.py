@@ -1,4 +1,4 @@
-"""The contract of a cell (seqlab/layers/cells.py), where any module of the user's own meets it.
+"""The contract of a cell (seqlab/layers/recurrent/cells.py), where any module of the user's own meets it.
 
 Recurrent stacks carry states as `list[Tensor]`, which scripting takes, and which can be selected, joined and detached
 tensor by tensor. A cell may keep its state otherwise: as a tensor, tuple, dict, NamedTuple or dataclass, nested freely.
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seqlab.layers.cells import Cell
+from seqlab.layers.recurrent.cells import Cell
 
 
 def make_cell(make: Callable[[int, int], Any], input_size: int, hidden_size: int) -> Cell:
@@ -40,7 +40,7 @@ def as_lists(cell: Any) -> Cell:
     """
     name = type(cell).__name__
     if not hasattr(cell, "initial_state"):
-        raise ValueError(f"{name} has no initial_state(batch): see the contract in seqlab/layers/cells.py")
+        raise ValueError(f"{name} has no initial_state(batch): see the contract in seqlab/layers/recurrent/cells.py")
     state = cell.initial_state(0)
     flat = isinstance(state, list) and all(isinstance(tensor, Tensor) for tensor in state)
     adapted: Cell = cell if flat else NestedState(cell)

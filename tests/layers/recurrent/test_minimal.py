@@ -10,9 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import compiled_loops, reference, scan
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell, linear_recurrence
+from seqlab.layers import reference
+from seqlab.layers.recurrent import compiled as compiled_loops
+from seqlab.layers.recurrent import minimal as scan
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell, linear_recurrence
+from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.ragged import Layout, Ragged, time_major_of
 
 WAYS = ["machine code", "by steps", "by halving"]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers.rnn import RecurrentStack
+from seqlab.layers.recurrent.stack import RecurrentStack
 
 
 class Listed(nn.Module):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from seqlab.layers.backend import is_fast
 from seqlab.layers.block import unroll_block
-from seqlab.layers.cells import Cell
-from seqlab.layers.contract import check_step, make_cell
 from seqlab.layers.layer import SequenceLayer
-from seqlab.layers.steps import permute
+from seqlab.layers.recurrent.cells import Cell
+from seqlab.layers.recurrent.contract import check_step, make_cell
+from seqlab.layers.recurrent.steps import permute
 from seqlab.ragged import positions_of, time_major_of, widths_of
 
 
@@ -96,7 +96,7 @@ class RecurrentStack(SequenceLayer):
     Args:
         input_size: width D of what comes in.
         hidden_size: width H of each direction; the output has `hidden_size * (2 if bidirectional else 1)`.
-        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/cells.py for the contract.
+        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/recurrent/cells.py for the contract.
         layers: how many layers.
         bidirectional: read every sequence from its end as well and join both outputs (Schuster & Paliwal 1997).
         dropout: share of the values between two layers that are zeroed while training (Zaremba et al. 2014).

@@ -4,7 +4,7 @@ One product for all inputs, then a loop that keeps only what must wait for the s
 `loops.py` where there is no machine code), and on the way back one product for the weights' gradient over all rows.
 On CUDA the loop is cuDNN's own, which reads this very order: a time-major batch is what a `PackedSequence` wraps.
 
-The equations are those of seqlab/layers/cells.py, and a test holds both equal. All functions can be differentiated
+The equations are those of seqlab/layers/recurrent/cells.py, and a test holds both equal. All functions can be differentiated
 once; `backend("plain")` differentiates twice.
 """
 
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers import compiled_loops, loops
 from seqlab.layers.product import over_rows
-from seqlab.layers.steps import final_rows, permute, reversed_rows
+from seqlab.layers.recurrent import compiled as compiled_loops
+from seqlab.layers.recurrent import loop as loops
+from seqlab.layers.recurrent.steps import final_rows, permute, reversed_rows
 from seqlab.ragged import widths_of
 
 

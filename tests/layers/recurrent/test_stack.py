@@ -8,9 +8,9 @@ from my_module import MyCell
 from torch import Tensor, nn
 
 from seqlab.layers.backend import backend
-from seqlab.layers.cells import GRUCell, LSTMCell, TanhCell
-from seqlab.layers.rnn import RecurrentStack
-from seqlab.layers.scan import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
+from seqlab.layers.recurrent.stack import RecurrentStack
 
 CELLS = [LSTMCell, GRUCell, TanhCell, MyCell, MinGRUCell, MinLSTMCell]
 

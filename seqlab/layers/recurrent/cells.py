@@ -18,7 +18,7 @@ calling `cell(input_size, hidden_size)`; `hidden_size` is the width of the outpu
 one in your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
 
 In eager mode a state may also be a tensor, tuple, dict, NamedTuple or dataclass, nested freely; scripting wants the
-list (seqlab/layers/contract.py). torch.nn's own cells have no `initial_state` and return no pair: call one in yours.
+list (seqlab/layers/recurrent/contract.py). torch.nn's own cells have no `initial_state` and return no pair: call one in yours.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from seqlab.layers.operators import Operator, in_order
 from seqlab.layers.product import linear
-from seqlab.layers.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
+from seqlab.layers.recurrent.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
 
 
 class Cell(Protocol):
