@@ -32,7 +32,7 @@ def job(command: Command) -> None:
     from seqlab import bundle, experiment
     from seqlab.cli import runs
     from seqlab.config.instantiate import read_settings
-    from seqlab.device import choose_device
+    from seqlab.layers.device import choose_device
     from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file, require_place
     from seqlab.training.evaluate import evaluate

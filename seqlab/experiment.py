@@ -26,8 +26,8 @@ from seqlab.data.preprocessing.stream_language_modeling import Stream
 from seqlab.data.sources.source import SPLITS
 from seqlab.data.streaming import Beginning, Streamed
 from seqlab.data.windows import Windows
-from seqlab.device import choose_device
 from seqlab.errors import InputError
+from seqlab.layers.device import choose_device
 from seqlab.layers.kernels import kernels
 from seqlab.layers.transformer import compile_blocks
 from seqlab.models.decoding import Decoding

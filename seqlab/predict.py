@@ -38,8 +38,8 @@ def job(command: Command) -> None:
     """Answers as it reads. Bad input leaves no half file behind; what was printed before it stays."""
     from seqlab import bundle
     from seqlab.config.instantiate import read_settings
-    from seqlab.device import choose_device
     from seqlab.experiment import choose_decoding
+    from seqlab.layers.device import choose_device
     from seqlab.serving.json_lines import read_items, require_other
     from seqlab.serving.predictor import Predictor
     from seqlab.storage import json as valid_json

@@ -32,9 +32,9 @@ def job(command: Command) -> None:
     from seqlab import bundle
     from seqlab.cli.runs import name_of
     from seqlab.config.instantiate import instantiate, read_settings
-    from seqlab.device import choose_device
     from seqlab.errors import InputError
     from seqlab.experiment import choose_decoding
+    from seqlab.layers.device import choose_device
     from seqlab.serving.predictor import Predictor
 
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.layers.product import multiply
+from seqlab.layers.linear import multiply
 from seqlab.ragged import widths_of
 
 GATES = {"LSTM": 4, "GRU": 3, "minGRU": 2}

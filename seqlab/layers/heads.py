@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.product import add_over_rows, affine, linear, multiply
+from seqlab.layers.linear import add_over_rows, affine, linear, multiply
 from seqlab.ragged import IGNORED, segments_of
 
 

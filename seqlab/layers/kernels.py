@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from seqlab.layers import product
+from seqlab.layers import linear as product
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.recurrent import minimal as scan

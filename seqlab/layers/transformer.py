@@ -14,8 +14,8 @@ from seqlab.layers.attention.cache import make_room, where_of
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend, is_fast
 from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.linear import Linear
 from seqlab.layers.positions import Positions
-from seqlab.layers.product import Linear
 
 Activation = Literal["gelu", "swiglu"]
 Norm = Literal["layer", "rms"]

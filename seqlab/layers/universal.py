@@ -37,8 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.linear import Linear
 from seqlab.layers.positions import Positions
-from seqlab.layers.product import Linear
 from seqlab.ragged import Ragged, joint_runs_of, rows_of, segments_of
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from seqlab.layers.linear import Linear
 from seqlab.layers.pooling import LastPooling
-from seqlab.layers.product import Linear
 from seqlab.layers.recurrent.cells import Cell
 from seqlab.layers.recurrent.stack import RecurrentStack
 

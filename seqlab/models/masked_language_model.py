@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import SoftmaxHead
-from seqlab.layers.product import linear
+from seqlab.layers.linear import linear
 from seqlab.models.encoders import Encoder
 from seqlab.ragged import Ragged
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from seqlab import bundle, heap
+from seqlab import bundle
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
@@ -20,8 +20,9 @@ from seqlab.data.plan import make_plan
 from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.data.preprocessing.masked_language_modeling import MaskedText
 from seqlab.data.rejects import Rejects
-from seqlab.device import choose_device
 from seqlab.errors import InputError, counted
+from seqlab.layers.device import choose_device
+from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
 
 TOKENS_AT_ONCE = 8192  # bounds the memory that activations and states take; answers do not depend on it

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from time import monotonic, perf_counter
 from typing import Any
 
-from seqlab import heap
 from seqlab.errors import InputError, require_positive
+from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
 from seqlab.serving import continuous
 from seqlab.serving.batcher import Budget, Job, Queue, answer_batches

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab import heap
 from seqlab.data.batch import Batch
+from seqlab.layers.native import heap
 from seqlab.tasks.task import StepOutput, Task
 from seqlab.training.averages import Averages
 from seqlab.training.objective import pieces

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab.layers.product import multiply
+from seqlab.layers.linear import multiply
 from seqlab.ragged import Layout
 
 

@@ -13,9 +13,9 @@ from contextlib import closing
 
 import torch
 
-from seqlab import heap
 from seqlab.data.batch import Batch
 from seqlab.errors import DataError, InputError, StoppedError, require_positive
+from seqlab.layers.native import heap
 from seqlab.tasks.task import Task
 from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints

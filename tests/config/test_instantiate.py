@@ -214,7 +214,7 @@ def test_targets_that_are_not_there(target: object, told: str) -> None:
         "seqlab.config.instantiate.sys.exit",
         "seqlab.data.batch.torch.hub.load",
         "seqlab.errors.InputError",
-        "seqlab.layers.compiler.built",
+        "seqlab.layers.native.compiler.built",
         "seqlab.serving.server.listen",
         "parts.Model",
     ],

@@ -125,7 +125,7 @@ def payloads(canary: Path) -> list[dict[str, Any]]:
     canary.with_name("planted.py").write_text(f"class Touch: pass\n{code}\n")  # where the verb looks for modules
     saved = pickle.dumps(Payload(canary), 0).decode("latin-1")
     system = {"_target_": "os.system", "command": touch}
-    kept = {"_target_": "seqlab.layers.compiler.private_folder"}
+    kept = {"_target_": "seqlab.layers.native.compiler.private_folder"}
     return [
         system,
         {"_target_": "posix.system", "command": touch},
@@ -140,7 +140,12 @@ def payloads(canary: Path) -> list[dict[str, Any]]:
         {"_target_": "seqlab.data.corpus.os.system", "command": touch},  # other names of the same
         {"_target_": "torch.nn.parallel.distributed.os.system", "command": touch},
         {"_target_": "seqlab.config.instantiate.instantiate", "node": system, "key": "x", "trust": ["os.system"]},
-        {"_target_": "seqlab.layers.compiler.built", "name": "recurrence", "compiler": str(program), "folder": kept},
+        {
+            "_target_": "seqlab.layers.native.compiler.built",
+            "name": "recurrence",
+            "compiler": str(program),
+            "folder": kept,
+        },
     ]
 
 

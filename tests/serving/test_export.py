@@ -25,8 +25,8 @@ from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError, InputError
-from seqlab.layers.compiler import private_folder
 from seqlab.layers.crf import CRFHead, log_partition
+from seqlab.layers.native.compiler import private_folder
 from seqlab.layers.recurrent.cells import GRUCell
 from seqlab.models.classifier import Classifier
 from seqlab.models.decoding import Decoding, generate

@@ -150,8 +150,8 @@ def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_
 
 # What loads a program: one that it has just made.
 PROGRAMS = {
-    "seqlab/heap.py": {"CDLL("},  # of the C library
-    "seqlab/layers/compiler.py": {"CDLL("},
+    "seqlab/layers/native/heap.py": {"CDLL("},  # of the C library
+    "seqlab/layers/native/compiler.py": {"CDLL("},
     "seqlab/serving/exported_programs.py": {"aoti_load_package("},
     "seqlab/serving/pt2_files.py": {"torch.load(", "export.load("},  # of what it has checked, by weights_only=True
     "seqlab/serving/torchscript.py": {"jit.load("},

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from seqlab.layers import compiler
 from seqlab.layers.attention.tiles import Call
+from seqlab.layers.native import compiler
 from seqlab.ragged import offsets_of
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from seqlab.layers.attention.attend import attend, attend_block, in_words
 from seqlab.layers.attention.cache import where_of
-from seqlab.layers.product import Linear
+from seqlab.layers.linear import Linear
 from seqlab.layers.watch import is_watched, note, weights_of
 
 

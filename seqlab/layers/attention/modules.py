@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from seqlab.layers.attention.attend import attend, attend_block, in_words
 from seqlab.layers.attention.cache import where_of, written
 from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.linear import Linear
 from seqlab.layers.positions import Positions, places
-from seqlab.layers.product import Linear
 from seqlab.layers.watch import is_watched, note, weights_of
 from seqlab.ragged import Ragged
 

@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqlab.layers.linear import linear
 from seqlab.layers.operators import Operator, in_order
-from seqlab.layers.product import linear
 from seqlab.layers.recurrent.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
 
 

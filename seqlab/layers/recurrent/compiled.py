@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from seqlab.layers import compiler
+from seqlab.layers.native import compiler
 from seqlab.layers.recurrent.steps import end_rows
 from seqlab.ragged import offsets_of, widths_of
 

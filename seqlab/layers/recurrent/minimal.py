@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seqlab.layers.linear import Linear
 from seqlab.layers.operators import Operator, linear_weights
-from seqlab.layers.product import Linear
 from seqlab.layers.recurrent import compiled as compiled_loops
 from seqlab.layers.recurrent.steps import final_rows, previous_rows, reversed_rows
 from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers.product import over_rows
+from seqlab.layers.linear import over_rows
 from seqlab.layers.recurrent import compiled as compiled_loops
 from seqlab.layers.recurrent import loop as loops
 from seqlab.layers.recurrent.steps import final_rows, permute, reversed_rows

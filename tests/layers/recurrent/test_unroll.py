@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import compiler
+from seqlab.layers.native import compiler
 from seqlab.layers.recurrent import compiled as compiled_loops
 from seqlab.layers.recurrent import unroll
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FOLDER = Path(__file__).with_name("native")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-exceptions")
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from seqlab import heap
+from seqlab.layers.native import heap
 
 pytestmark = pytest.mark.skipif(heap._malloc_trim is None, reason="the C library keeps no heap that could be trimmed")
 

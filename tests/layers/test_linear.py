@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqlab.layers import product
+from seqlab.layers import linear as product
 from seqlab.layers.backend import backend
-from seqlab.layers.product import Linear, add_over_rows, has_onednn, linear, multiply, over_rows
+from seqlab.layers.linear import Linear, add_over_rows, has_onednn, linear, multiply, over_rows
 
 
 @pytest.fixture(params=["oneDNN", "torch's own"], autouse=True)
@@ -96,7 +96,7 @@ def test_the_plain_path_and_autocast_are_torch_s_own() -> None:
 
 
 def test_caches_of_products_are_small_before_the_first_product() -> None:
-    code = "import os, seqlab.layers.product; print(*(os.environ[f'{name}_CAPACITY'] for name in os.sys.argv[1:]))"
+    code = "import os, seqlab.layers.linear; print(*(os.environ[f'{name}_CAPACITY'] for name in os.sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "ONEDNN_PRIMITIVE_CACHE", "LRU_CACHE"],
         env={**os.environ, "LRU_CACHE_CAPACITY": "7"}, capture_output=True, text=True, check=True,
