@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from typing_words import Outcome
 
 from seqlab import check, evaluate, export, predict, report, serve, train
+from typing_words import Outcome
 
 settings.register_profile("seqlab", deadline=None, max_examples=25)
 settings.load_profile("seqlab")

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typing_words import Outcome, tiny
 
 from seqlab.training.metrics_log import read_points
+from typing_words import Outcome, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from typing_words import CORPUS, Outcome
 
 Verb = Callable[..., Outcome]

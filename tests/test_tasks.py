@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bundles import save
-from typing_words import Outcome
 
 from seqlab.bundle import Bundle
 from seqlab.cli.runs import config_for_evaluation
+from tiny_bundles import save
+from typing_words import Outcome
 
 FAST = [
     "model.width=24",

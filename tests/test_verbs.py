@@ -18,10 +18,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_bundles import save
-from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
 from seqlab.training.metrics_log import read_points
+from tiny_bundles import save
+from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 
 
 def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typing_words import Outcome
 
 from seqlab.cli.results import LONGEST, readable, shortened
+from typing_words import Outcome
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from my_module import MyCell
 from torch import Tensor, nn
 
+from my_module import MyCell
 from seqlab.layers.backend import backend
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.layer import SequenceLayer

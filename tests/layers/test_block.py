@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from my_module import MyCell
 from torch import Tensor, nn
 from torch.export import Dim
 
+from my_module import MyCell
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.pooling import PoolingKind, make_pooling

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from my_module import MyCell
 from torch import Tensor, nn
 from torch.export import Dim
 
+from my_module import MyCell
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.crf import CRFHead

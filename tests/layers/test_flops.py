@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch
-from counting import counted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from my_module import MyCell
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
+from counting import counted
+from my_module import MyCell
 from seqlab.layers.attention.modules import SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.crf import CRFHead

@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from my_module import MyCell
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
+from my_module import MyCell
 from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend
 from seqlab.layers.layer import SequenceLayer

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.attention.modules import SelfAttention
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import SoftmaxHead

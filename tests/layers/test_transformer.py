@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend

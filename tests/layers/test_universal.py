@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.backend import backend
 from seqlab.layers.positions import NoPositions, Positions, RotaryPositions
 from seqlab.layers.universal import UniversalTransformer, attend_some

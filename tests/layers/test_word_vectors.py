@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from my_module import MyCell
 from torch import nn
 
-from seqlab.layers import reference
+import reference
+from my_module import MyCell
 from seqlab.layers.backend import backend
 from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.layers.word_vectors import WordVectors

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from my_module import MyCell
 from torch import Tensor, nn
 
+from my_module import MyCell
 from seqlab.data.batch import Batch
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell

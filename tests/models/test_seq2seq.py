@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from counting import counted
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from my_module import MyCell
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+import reference
+from counting import counted
+from my_module import MyCell
 from seqlab.config.compose import conf_folder
 from seqlab.config.instantiate import instantiate
 from seqlab.errors import InputError
-from seqlab.layers import reference
 from seqlab.layers.attention import attend as attend_module
 from seqlab.layers.attention import tiles as attend_tiles
 from seqlab.layers.backend import backend

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.backend import backend
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.heads import SoftmaxHead

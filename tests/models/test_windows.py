@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from my_module import MyCell
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
+from my_module import MyCell
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell
 from seqlab.layers.recurrent.minimal import MinGRUCell
 from seqlab.models.encoders import RecurrentEncoder

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client import Client
-
 import seqlab
+from client import Client
 from seqlab.serving.server import Server, listen
 from seqlab.serving.service import Batching, Limits, Service
 

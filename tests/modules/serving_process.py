@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from client import Client
 from typing_words import REPOSITORY
 

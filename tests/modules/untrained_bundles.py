@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from my_module import MyCell
 from torch import nn
 
+from my_module import MyCell
 from seqlab.bundle import Bundle
 from seqlab.data.preprocessing.language_modeling import Text
 from seqlab.layers.positions import LearnedPositions, RotaryPositions

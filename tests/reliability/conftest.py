@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_bundles import save
-from typing_words import tiny
 
 from seqlab import train
+from tiny_bundles import save
+from typing_words import tiny
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,15 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
 from audit import OURS, outside, ran, watched
 from client import JSON
 from hostile_files import NAMES, PARTS, Payload, change, pickles, put
 from hostile_requests import refused
-from serving_process import serving_process
-from typing_words import Outcome
-
 from seqlab.serving.pt2_files import load_pt2
 from seqlab.training.checkpoint import CARRIED, FILES
+from serving_process import serving_process
+from typing_words import Outcome
 
 pytestmark = pytest.mark.reliability
 

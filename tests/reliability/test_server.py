@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+
 from client import JSON, Client, Reply
 from hostile_files import change, put
 from hostile_requests import CANARY, HOSTILE, RAW, UNFINISHED, body, refused
+from seqlab import bundle
 from serving_process import ServingProcess, serving_process
 from tiny_bundles import save
 from typing_words import REPOSITORY
-
-from seqlab import bundle
 
 pytestmark = pytest.mark.reliability
 

@@ -11,11 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_bundles import LSTM, TRANSFORMER, save
 from torch import Tensor, nn
 
+import reference
 import seqlab
-from seqlab.layers import reference
 from seqlab.layers.watch import watching
 from seqlab.models.decoders import RecurrentDecoder
 from seqlab.models.decoding import Decoding
@@ -25,6 +24,7 @@ from seqlab.serving.attention import attends, attention_of, pieces, rounded
 from seqlab.serving.predictor import Asked, Predictor
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, Words
+from tiny_bundles import LSTM, TRANSFORMER, save
 
 GRU = {**LSTM, "cell": {"_target_": "seqlab.layers.recurrent.cells.GRUCell", "_partial_": True}}
 ENCODERS = {"lstm": {**LSTM, "layers": 2}, "gru": GRU, "transformer": {**TRANSFORMER, "layers": 2}}

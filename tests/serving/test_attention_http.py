@@ -8,11 +8,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from served import serving
-from tiny_bundles import save
-
 from seqlab.serving import attention as module
 from seqlab.serving.attention import attention_of, rounded
+from served import serving
+from tiny_bundles import save
 
 CANARY = "xyzzy"
 

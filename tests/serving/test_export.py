@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 from torch.utils.cpp_extension import include_paths, library_paths
-from typing_words import REPOSITORY, TINY, Outcome
-from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
@@ -39,6 +37,8 @@ from seqlab.serving.formats import UnsuitedError, blaming, require
 from seqlab.serving.parity import Exported, Outputs, cases, compare, expected, random_batch
 from seqlab.serving.ties import path_scores
 from seqlab.storage.files import write_file
+from typing_words import REPOSITORY, TINY, Outcome
+from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle
 
 PROGRAM = REPOSITORY / "examples" / "cpp" / "run.cpp"
 

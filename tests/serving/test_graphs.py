@@ -15,8 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from typing_words import REPOSITORY
-from untrained_bundles import LABELS, V, tiny_bundle
 
 from seqlab.layers.recurrent.cells import TanhCell
 from seqlab.models.encoders import RecurrentEncoder
@@ -29,6 +27,8 @@ from seqlab.serving.exporting import export
 from seqlab.serving.formats import UnsuitedError
 from seqlab.serving.graphs import programs
 from seqlab.text.tags import allowed_transitions
+from typing_words import REPOSITORY
+from untrained_bundles import LABELS, V, tiny_bundle
 
 
 @given(st.lists(st.one_of(st.integers(1, 4), st.just(50)), max_size=8))

@@ -23,12 +23,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
+import seqlab
 from client import JSON, reply
 from hostile_requests import CANARY, HOSTILE, RAW, UNFINISHED, refused
-from served import Served, serving
-from tiny_bundles import save
-
-import seqlab
 from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
 from seqlab.serving import server as server_module
@@ -36,6 +33,8 @@ from seqlab.serving.http import application
 from seqlab.serving.protocol import RESERVE
 from seqlab.serving.server import Server, hosts_of, listen, serve
 from seqlab.serving.service import Batching, Limits, Service
+from served import Served, serving
+from tiny_bundles import save
 
 ENDLESS = 100_000  # tokens, minutes of writing
 

@@ -8,13 +8,12 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from untrained_bundles import CELLS
-
 import load
 import seqlab
 from padded_peer import Padded
 from seqlab import bundle
 from seqlab.errors import CheckFailedError
+from untrained_bundles import CELLS
 
 TEXTS = ["", "a fine film", "no", "an awful film, as it is long", "as"]
 

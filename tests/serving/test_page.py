@@ -13,11 +13,11 @@ pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("tornado", reason="tornado, by which the browser is told what to do, is not installed")
 
 import torch
+
 from browser import CHROMIUM, Browser, browser
+from seqlab.models.decoding import Decoding
 from served import serving
 from tiny_bundles import save
-
-from seqlab.models.decoding import Decoding
 
 if CHROMIUM is None:
     pytest.skip("no Chromium here", allow_module_level=True)

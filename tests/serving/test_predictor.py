@@ -15,8 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from tiny_bundles import save
-from typing_words import REPOSITORY, Outcome
 
 import seqlab
 from seqlab.data.examples import Examples
@@ -26,6 +24,8 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.ragged import Ragged
 from seqlab.serving import predictor as module
 from seqlab.serving.predictor import as_dataset, likeliest
+from tiny_bundles import save
+from typing_words import REPOSITORY, Outcome
 
 ITEMS = {
     "classification": [{"text": "a film"}, {"text": ""}, {"text": "x" * 90}, {"text": "fine", "pair": "film"}],

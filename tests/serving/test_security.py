@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 import pytest
-from audit import outside, watched
-from hostile_files import NAMES, PARTS, Payload, change, pickles, put
-from typing_words import REPOSITORY, Outcome
 
 import seqlab
+from audit import outside, watched
+from hostile_files import NAMES, PARTS, Payload, change, pickles, put
 from seqlab.errors import InputError
+from typing_words import REPOSITORY, Outcome
 
 
 @pytest.fixture

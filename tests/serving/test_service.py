@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tiny_bundles import TASKS
 
 pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from untrained_bundles import tiny_bundle
 
 from seqlab.bundle import Bundle
 from seqlab.serving.parity import expected, random_batch
 from seqlab.serving.signatures import signature
 from seqlab.serving.torchscript import padded, ragged, scripted
+from untrained_bundles import tiny_bundle
 
 KINDS = [
     ("numbers", "my"), ("tags by a CRF", "gru"), ("tags of spelled words", "universal"), ("language", "learned"),

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.backend import backend
 from seqlab.models.state import State

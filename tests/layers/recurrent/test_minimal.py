@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqlab.layers import reference
+import reference
 from seqlab.layers.recurrent import compiled as compiled_loops
 from seqlab.layers.recurrent import minimal as scan
 from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell, linear_recurrence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from my_module import MyCell
 from torch import Tensor, nn
 
+from my_module import MyCell
 from seqlab.layers.backend import backend
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
