@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqlab.training.optim import adamw
-from seqlab.training.schedule import Cosine
+from seqlab.training.optimizers import adamw
+from seqlab.training.schedules import Cosine
 from seqlab.training.throughput import peak_rss_bytes
 
 WIDTH, LAYERS, DROPOUT, LANES, WINDOW, SEED, JUDGE_EVERY = 200, 2, 0.4, 20, 35, 1, 1000

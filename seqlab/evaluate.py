@@ -35,7 +35,7 @@ def job(command: Command) -> None:
     from seqlab.layers.device import choose_device
     from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file, require_place
-    from seqlab.training.evaluate import evaluate
+    from seqlab.training.evaluation import evaluate
     from seqlab.training.precision import in_precision
 
     data = command.config.get("data")

@@ -36,9 +36,9 @@ from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.limits import Limits
+from seqlab.training.logging.run_log import RunLog
 from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
-from seqlab.training.run_log import RunLog
 from seqlab.training.throughput import Throughput, gemm_peak
 from seqlab.training.trainer import Trainer
 

@@ -13,8 +13,8 @@ def job(command: Command) -> None:
     from seqlab.cli import results, runs
     from seqlab.config import schema as settings
     from seqlab.errors import CheckpointError
-    from seqlab.training.evaluate import evaluate
-    from seqlab.training.run_log import RunLog
+    from seqlab.training.evaluation import evaluate
+    from seqlab.training.logging.run_log import RunLog
 
     settings.check(command.config, command.trust)
     opened = runs.open_run(command)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from seqlab.training.metrics_log import read_points
+from seqlab.training.logging.json_lines import read_points
 from typing_words import Outcome, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"

@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from seqlab.training.metrics_log import read_points
+from seqlab.training.logging.json_lines import read_points
 from tiny_bundles import save
 from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
 

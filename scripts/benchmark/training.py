@@ -30,9 +30,9 @@ from seqlab.experiment import cache_folder
 from seqlab.models.decoding import Decoding
 from seqlab.tasks.language_modeling import LanguageModeling
 from seqlab.text.tokenizer_training import BytePairs
-from seqlab.training.evaluate import evaluate
-from seqlab.training.optim import adamw
-from seqlab.training.schedule import Constant
+from seqlab.training.evaluation import evaluate
+from seqlab.training.optimizers import adamw
+from seqlab.training.schedules import Constant
 from seqlab.training.throughput import Throughput
 from seqlab.training.trainer import Trainer
 

@@ -20,8 +20,8 @@ from seqlab.bundle import Bundle
 from seqlab.cli.command import Command
 from seqlab.config.schema import Batching
 from seqlab.errors import InputError
+from seqlab.training.logging.tensorboard import flatten
 from seqlab.training.run_folder import RunFolder, read_facts
-from seqlab.training.tensorboard_log import flatten
 
 logger = logging.getLogger(__name__)
 

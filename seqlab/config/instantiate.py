@@ -234,7 +234,7 @@ def is_part(found: Any) -> bool:
     """
     module = getattr(found, "__module__", None) or ""
     if module.startswith("seqlab.") and module.count(".") > 1:
-        return is_of(found, module) and (isinstance(found, type) or module == "seqlab.training.optim")
+        return is_of(found, module) and (isinstance(found, type) or module == "seqlab.training.optimizers")
     if isinstance(found, type) and module.startswith(("torch.nn.", "torch.optim.")):
         from torch import nn, optim  # has been imported with the target; not before, `--help` must not wait for it
 

@@ -9,7 +9,7 @@ from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.decoding import Decoding
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import Ragged
-from seqlab.tasks.carried import Carried
+from seqlab.tasks.carried_state import Carried
 from seqlab.tasks.language_modeling import LanguageModeling
 
 

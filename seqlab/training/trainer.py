@@ -19,11 +19,11 @@ from seqlab.layers.native import heap
 from seqlab.tasks.task import Task
 from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints
-from seqlab.training.evaluate import evaluate
+from seqlab.training.evaluation import evaluate
 from seqlab.training.limits import Limits
+from seqlab.training.logging.run_log import RunLog
 from seqlab.training.objective import backward, clip_gradient
-from seqlab.training.run_log import RunLog
-from seqlab.training.schedule import Schedule
+from seqlab.training.schedules import Schedule
 from seqlab.training.signals import StopSignals
 from seqlab.training.state import State
 from seqlab.training.throughput import Throughput

@@ -253,7 +253,7 @@ def test_torch_modules_and_seqlab_parts_are_parts() -> None:
     layer = instantiate({"_target_": "torch.nn.Linear", "in_features": 2, "bias": False}, "head", out_features=3)
     assert layer.weight.shape == (3, 2)
     assert instantiate({"_target_": "seqlab.data.batch.Batch", "_partial_": True}, "batch")
-    assert not mistakes({"_target_": "seqlab.training.optim.adamw"}, "o", facts={"model"})
+    assert not mistakes({"_target_": "seqlab.training.optimizers.adamw"}, "o", facts={"model"})
     assert not mistakes({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95]}, "o", facts={"params"})
 
 

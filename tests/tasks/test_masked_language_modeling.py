@@ -23,7 +23,7 @@ from seqlab.ragged import Ragged
 from seqlab.serving.predictor import Predictor
 from seqlab.tasks.masked_language_modeling import MaskedLanguageModeling
 from seqlab.text.tokenizer_training import Bytes, Words
-from seqlab.training.evaluate import evaluate
+from seqlab.training.evaluation import evaluate
 from seqlab.training.invariance import differences
 
 VOCABULARY = 50

@@ -20,7 +20,7 @@ from seqlab.models.state import State
 from seqlab.ragged import Ragged
 from seqlab.tasks.stream_language_modeling import StreamLanguageModeling
 from seqlab.training.averages import Averages
-from seqlab.training.evaluate import evaluate
+from seqlab.training.evaluation import evaluate
 from seqlab.training.objective import backward
 
 VOCABULARY, WIDTH = 11, 5

@@ -21,7 +21,7 @@ from seqlab.storage import files as durable
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward
-from seqlab.training.optim import adamw
+from seqlab.training.optimizers import adamw
 from seqlab.training.state import State
 
 Parts = tuple[ToyModel, torch.optim.Optimizer, State]

@@ -15,7 +15,7 @@ from seqlab.errors import StoppedError
 from seqlab.ragged import Ragged
 from seqlab.tasks.task import StepOutput
 from seqlab.training.averages import Averages
-from seqlab.training.evaluate import evaluate
+from seqlab.training.evaluation import evaluate
 from seqlab.training.objective import backward
 from seqlab.training.precision import in_precision
 

@@ -20,11 +20,11 @@ from seqlab.data.batch import Batch
 from seqlab.ragged import Layout, Ragged
 from seqlab.tasks.task import StepOutput, Term
 from seqlab.training.checkpoint import Checkpoints
-from seqlab.training.metrics_log import read_points
-from seqlab.training.optim import adamw
+from seqlab.training.logging.json_lines import read_points
+from seqlab.training.logging.run_log import RunLog
+from seqlab.training.optimizers import adamw
 from seqlab.training.precision import Precision, in_precision
-from seqlab.training.run_log import RunLog
-from seqlab.training.schedule import Cosine
+from seqlab.training.schedules import Cosine
 from seqlab.training.throughput import Throughput
 from seqlab.training.trainer import Trainer
 

@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from seqlab.errors import NonFiniteError, StoppedError
-from seqlab.training import progress_line
-from seqlab.training.metrics_log import MetricsLog, read_points
-from seqlab.training.progress_line import ProgressLine, clock, evaluation_line, training_line
-from seqlab.training.run_log import RunLog
+from seqlab.training.logging import terminal as progress_line
+from seqlab.training.logging.json_lines import MetricsLog, read_points
+from seqlab.training.logging.run_log import RunLog
+from seqlab.training.logging.tensorboard import flatten, tags
+from seqlab.training.logging.terminal import ProgressLine, clock, evaluation_line, training_line
 from seqlab.training.state import State
-from seqlab.training.tensorboard_log import flatten, tags
 
 FIGURES = {
     "loss": 0.1 + 0.2,

@@ -6,7 +6,7 @@ from toy_training import ToyBatches, ToyModel, ToyTask
 
 from seqlab.data.batch import Batch
 from seqlab.ragged import Layout, Ragged
-from seqlab.training.evaluate import evaluate
+from seqlab.training.evaluation import evaluate
 
 
 def test_average_is_over_tokens_and_not_over_batches() -> None:

@@ -7,7 +7,7 @@ import torch
 from toy_training import ToyModel
 
 from seqlab.errors import InputError
-from seqlab.training.optim import adamw, decay_groups, sgd
+from seqlab.training.optimizers import adamw, decay_groups, sgd
 
 
 def names_by_group(model: torch.nn.Module) -> dict[str, list[str]]:

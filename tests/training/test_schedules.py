@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqlab.errors import InputError
-from seqlab.training.schedule import Constant, Cosine, Linear, Schedule
+from seqlab.training.schedules import Constant, Cosine, Linear, Schedule
 
 
 def test_warm_up_is_a_straight_line() -> None:

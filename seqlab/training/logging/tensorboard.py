@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqlab.training.metrics_log import read_points
+from seqlab.training.logging.json_lines import read_points
 from seqlab.training.state import State
 
 PREFIXES = {"train": "train", "validation": "val", "test": "test"}

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
-from seqlab.training.metrics_log import MetricsLog
-from seqlab.training.progress_line import ProgressLine
+from seqlab.training.logging.json_lines import MetricsLog
+from seqlab.training.logging.tensorboard import TensorBoardLog
+from seqlab.training.logging.terminal import ProgressLine
 from seqlab.training.run_folder import status_of
 from seqlab.training.state import State
-from seqlab.training.tensorboard_log import TensorBoardLog
 
 logger = logging.getLogger(__name__)
 
