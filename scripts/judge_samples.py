@@ -19,8 +19,8 @@ from pathlib import Path
 from seqlab import bundle
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.pydocs import PyDocs
+from seqlab.inference.predictor import Predictor
 from seqlab.models.decoding import Decoding
-from seqlab.serving.predictor import Predictor
 
 WORD = re.compile(r"[A-Za-z]+")
 COPIED = 20  # tokens

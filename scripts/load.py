@@ -42,8 +42,8 @@ from seqlab import bundle
 from seqlab.bundle import Bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.errors import CheckFailedError
+from seqlab.inference.predictor import Predictor
 from seqlab.serving.batcher import Budget, Job, Queue
-from seqlab.serving.predictor import Predictor
 from seqlab.serving.server import listen, serve
 from seqlab.serving.service import Batching, Limits, Service
 from seqlab.text.tokenizer_training import Bytes

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from seqlab.errors import InputError
+from seqlab.inference.predictor import Asked, Predictor
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 from seqlab.serving.asking import block
-from seqlab.serving.predictor import Asked, Predictor
 
 
 class Padded(Predictor):

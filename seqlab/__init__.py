@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqlab.inference.predictor import load
     from seqlab.ragged import Layout, Ragged
-    from seqlab.serving.predictor import load
 
 __version__ = "0.1.0"
 __all__ = ["Layout", "Ragged", "__version__", "load"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(ragged, name)
     if name == "load":
-        from seqlab.serving import predictor
+        from seqlab.inference import predictor
 
         return predictor.load
     raise AttributeError(f"module 'seqlab' has no attribute {name!r}")

@@ -39,9 +39,9 @@ def job(command: Command) -> None:
     from seqlab import bundle
     from seqlab.config.instantiate import read_settings
     from seqlab.experiment import choose_decoding
+    from seqlab.inference.json_lines import read_items, require_other
+    from seqlab.inference.predictor import Predictor
     from seqlab.layers.device import choose_device
-    from seqlab.serving.json_lines import read_items, require_other
-    from seqlab.serving.predictor import Predictor
     from seqlab.storage import json as valid_json
     from seqlab.storage.files import replacing, require_place
 

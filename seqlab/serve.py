@@ -34,8 +34,8 @@ def job(command: Command) -> None:
     from seqlab.config.instantiate import instantiate, read_settings
     from seqlab.errors import InputError
     from seqlab.experiment import choose_decoding
+    from seqlab.inference.predictor import Predictor
     from seqlab.layers.device import choose_device
-    from seqlab.serving.predictor import Predictor
 
     try:
         import fastapi  # noqa: F401

@@ -15,10 +15,11 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import Field, model_validator
 from starlette.types import Receive, Scope, Send
 
+from seqlab.inference.predictor import Asked
+from seqlab.inference.streamed_text import StreamedText
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.serving import openapi
 from seqlab.serving.batcher import Job, where
-from seqlab.serving.predictor import Asked
 from seqlab.serving.requests import (
     RefusedError,
     Settings,
@@ -35,7 +36,6 @@ from seqlab.serving.requests import (
     unless_left,
 )
 from seqlab.serving.service import Service
-from seqlab.serving.streamed_text import StreamedText
 from seqlab.storage import json as valid_json
 
 logger = logging.getLogger(__name__)

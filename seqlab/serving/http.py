@@ -30,14 +30,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from seqlab import __version__
+from seqlab.inference.attention import MOST, attends, attention_of, fits, rounded
+from seqlab.inference.predictor import NO_RANKS, Asked
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.serving import openapi
-from seqlab.serving.attention import MOST, attends, attention_of, fits, rounded
 from seqlab.serving.completions import Completion, add_completions
 from seqlab.serving.guard import Guard, refusal
 from seqlab.serving.metrics import CONTENT_TYPE
 from seqlab.serving.pages import page
-from seqlab.serving.predictor import NO_RANKS, Asked
 from seqlab.serving.requests import (
     RefusedError,
     Settings,

@@ -15,8 +15,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
+from seqlab.inference.predictor import Asked
 from seqlab.serving.batcher import ClosedError, FailedError, FullError, Job
-from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Service, TooMuchError
 from seqlab.storage import json as valid_json
 

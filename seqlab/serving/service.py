@@ -11,12 +11,12 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from seqlab.errors import InputError, require_positive
+from seqlab.inference.predictor import Asked, Predictor, TooLongError, likeliest
 from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
 from seqlab.serving import continuous
 from seqlab.serving.batcher import Budget, Job, Queue, answer_batches
 from seqlab.serving.metrics import Metrics
-from seqlab.serving.predictor import Asked, Predictor, TooLongError, likeliest
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from seqlab.serving import attention as module
-from seqlab.serving.attention import attention_of, rounded
+from seqlab.inference import attention as module
+from seqlab.inference.attention import attention_of, rounded
 from served import serving
 from tiny_bundles import save
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqlab
+from seqlab.inference.predictor import Asked, Predictor
 from seqlab.models.decoding import Decoding
 from seqlab.serving.batcher import FailedError, Job
-from seqlab.serving.predictor import Asked, Predictor
 from seqlab.serving.service import Batching, Limits, Service
 
 HOWS = [

@@ -17,8 +17,8 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 import seqlab
 from seqlab.cli.runs import name_of
 from seqlab.errors import InputError
+from seqlab.inference.predictor import Asked
 from seqlab.models.decoding import Decoding
-from seqlab.serving.predictor import Asked
 from seqlab.serving.service import Batching, Limits, Service
 
 

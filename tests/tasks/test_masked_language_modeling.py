@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.preprocessing.masked_language_modeling import MaskedText
+from seqlab.inference.predictor import Predictor
 from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.models.encoders import Encoder, RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.ragged import Ragged
-from seqlab.serving.predictor import Predictor
 from seqlab.tasks.masked_language_modeling import MaskedLanguageModeling
 from seqlab.text.tokenizer_training import Bytes, Words
 from seqlab.training.evaluation import evaluate

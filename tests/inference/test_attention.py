@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import reference
 import seqlab
+from seqlab.inference.attention import attends, attention_of, pieces, rounded
+from seqlab.inference.predictor import Asked, Predictor
 from seqlab.layers.watch import watching
 from seqlab.models.decoders import RecurrentDecoder
 from seqlab.models.decoding import Decoding
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.seq2seq import Seq2Seq
-from seqlab.serving.attention import attends, attention_of, pieces, rounded
-from seqlab.serving.predictor import Asked, Predictor
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, Words
 from tiny_bundles import LSTM, TRANSFORMER, save

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.serving.streamed_text import StreamedText, settled
+from seqlab.inference.streamed_text import StreamedText, settled
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, Characters, Words
 

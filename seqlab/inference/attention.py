@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from seqlab.inference.predictor import Asked, Predictor
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.pooling import AttentionPooling
@@ -21,7 +22,6 @@ from seqlab.models.classifier import Classifier
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Ragged
-from seqlab.serving.predictor import Asked, Predictor
 from seqlab.text.tokenizer import Tokenizer
 
 MOST = 256  # tokens, read and written, of what is told by HTTP: the table of their weights is the size of an answer

@@ -20,10 +20,10 @@ import seqlab
 from seqlab.data.examples import Examples
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
+from seqlab.inference import predictor as module
+from seqlab.inference.predictor import as_dataset, likeliest
 from seqlab.models.decoding import Decoding, generate
 from seqlab.ragged import Ragged
-from seqlab.serving import predictor as module
-from seqlab.serving.predictor import as_dataset, likeliest
 from tiny_bundles import save
 from typing_words import REPOSITORY, Outcome
 
