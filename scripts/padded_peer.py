@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from seqlab.errors import InputError
+from seqlab.exporting.asking import block
 from seqlab.inference.predictor import Asked, Predictor
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
-from seqlab.serving.asking import block
 
 
 class Padded(Predictor):

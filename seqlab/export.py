@@ -27,8 +27,8 @@ def job(command: Command) -> None:
     """Prints, for each format, what was written and how near it is to the trained model."""
     from seqlab import bundle
     from seqlab.config.instantiate import read_settings
-    from seqlab.serving.exporting import chosen, export, require_out
-    from seqlab.serving.formats import require
+    from seqlab.exporting.folder import chosen, export, require_out
+    from seqlab.exporting.requirements import require
 
     asked = read_settings(Asked, command.config)
     formats, out = chosen(asked.format), Path(asked.out)

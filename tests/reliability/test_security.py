@@ -26,7 +26,7 @@ from audit import OURS, outside, ran, watched
 from client import JSON
 from hostile_files import NAMES, PARTS, Payload, change, pickles, put
 from hostile_requests import refused
-from seqlab.serving.pt2_files import load_pt2
+from seqlab.exporting.formats.pt2_loading import load_pt2
 from seqlab.training.checkpoint import CARRIED, FILES
 from serving_process import serving_process
 from typing_words import Outcome

@@ -152,9 +152,12 @@ def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_
 PROGRAMS = {
     "seqlab/layers/native/heap.py": {"CDLL("},  # of the C library
     "seqlab/layers/native/compiler.py": {"CDLL("},
-    "seqlab/serving/exported_programs.py": {"aoti_load_package("},
-    "seqlab/serving/pt2_files.py": {"torch.load(", "export.load("},  # of what it has checked, by weights_only=True
-    "seqlab/serving/torchscript.py": {"jit.load("},
+    "seqlab/exporting/formats/pt2.py": {"aoti_load_package("},
+    "seqlab/exporting/formats/pt2_loading.py": {
+        "torch.load(",
+        "export.load(",
+    },  # of what it has checked, by weights_only=True
+    "seqlab/exporting/formats/torchscript.py": {"jit.load("},
 }
 
 

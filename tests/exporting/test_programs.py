@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from seqlab.exporting.equal_lengths import by_length
+from seqlab.exporting.folder import export
+from seqlab.exporting.programs import programs
+from seqlab.exporting.requirements import UnsuitedError
 from seqlab.layers.recurrent.cells import TanhCell
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Layout, Ragged
-from seqlab.serving.equal_lengths import by_length
-from seqlab.serving.exporting import export
-from seqlab.serving.formats import UnsuitedError
-from seqlab.serving.graphs import programs
 from seqlab.text.tags import allowed_transitions
 from typing_words import REPOSITORY
 from untrained_bundles import LABELS, V, tiny_bundle

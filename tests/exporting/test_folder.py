@@ -23,6 +23,13 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError, InputError
+from seqlab.exporting import parity
+from seqlab.exporting import requirements as formats
+from seqlab.exporting.folder import FORMATS, export, require_out
+from seqlab.exporting.formats import torchscript
+from seqlab.exporting.parity import Exported, Outputs, cases, compare, expected, random_batch
+from seqlab.exporting.requirements import UnsuitedError, blaming, require
+from seqlab.exporting.ties import path_scores
 from seqlab.layers.crf import CRFHead, log_partition
 from seqlab.layers.native.compiler import private_folder
 from seqlab.layers.recurrent.cells import GRUCell
@@ -31,11 +38,6 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.encoders import RecurrentEncoder
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Layout, Ragged
-from seqlab.serving import formats, parity, torchscript
-from seqlab.serving.exporting import FORMATS, export, require_out
-from seqlab.serving.formats import UnsuitedError, blaming, require
-from seqlab.serving.parity import Exported, Outputs, cases, compare, expected, random_batch
-from seqlab.serving.ties import path_scores
 from seqlab.storage.files import write_file
 from typing_words import REPOSITORY, TINY, Outcome
 from untrained_bundles import ENCODERS, LONGEST, MODELS, V, tiny_bundle

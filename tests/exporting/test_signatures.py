@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqlab.bundle import Bundle
-from seqlab.serving.parity import expected, random_batch
-from seqlab.serving.signatures import signature
-from seqlab.serving.torchscript import padded, ragged, scripted
+from seqlab.exporting.formats.torchscript import padded, ragged, scripted
+from seqlab.exporting.parity import expected, random_batch
+from seqlab.exporting.signatures import signature
 from untrained_bundles import tiny_bundle
 
 KINDS = [

@@ -1,7 +1,7 @@
 """TorchScript: the trained modules, compiled as they stand (not traced), loop and all, for any length.
 
 model.ts loads where there is no seqlab: `torch.jit.load` in Python, `torch::jit::load` in C++ (docs/deploy.md). Its
-methods are those of seqlab/serving/signatures.py.
+methods are those of seqlab/exporting/signatures.py.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
+from seqlab.exporting.parity import Exported, Outputs, in_parts, starts_of
+from seqlab.exporting.requirements import UnsuitedError, foreign
+from seqlab.exporting.signatures import signature
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Ragged
-from seqlab.serving.formats import UnsuitedError, foreign
-from seqlab.serving.parity import Exported, Outputs, in_parts, starts_of
-from seqlab.serving.signatures import signature
 from seqlab.storage.files import write_file
 
 FILE = "model.ts"

@@ -2,7 +2,7 @@
 
     model.ts           the model, in a format's own file or files (`FORMATS`)
     export.json        what it is: task, vocabularies, the signatures of each file; digests of the rest
-    parity.json        for each format how far it is from eager mode, and what it takes (seqlab/serving/parity.py)
+    parity.json        for each format how far it is from eager mode, and what it takes (seqlab/exporting/parity.py)
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json, as in the bundle
 
 It appears whole, or not at all where a format fails or is not what was trained; an older export then stays.
@@ -19,12 +19,12 @@ from typing import Any
 from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.errors import InputError, did_you_mean
+from seqlab.exporting.formats.onnx import export_onnx
+from seqlab.exporting.formats.pt2 import export_aoti, export_pt2
+from seqlab.exporting.formats.torchscript import export_torchscript
+from seqlab.exporting.parity import Exported, compare
+from seqlab.exporting.requirements import UnsuitedError, require
 from seqlab.models.masked_language_model import MaskedLanguageModel
-from seqlab.serving.exported_programs import export_aoti, export_pt2
-from seqlab.serving.formats import UnsuitedError, require
-from seqlab.serving.onnx_graphs import export_onnx
-from seqlab.serving.parity import Exported, compare
-from seqlab.serving.torchscript import export_torchscript
 from seqlab.storage.files import new_folder, remove, replaced, write_file
 
 FORMAT_VERSION = 1

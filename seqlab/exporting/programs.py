@@ -2,7 +2,7 @@
 
 A graph holds no ragged batch. So a model is called by blocks, of two kinds:
 
-    equal    tokens [N, L], all of one length: nothing is computed in vain (seqlab/serving/equal_lengths.py)
+    equal    tokens [N, L], all of one length: nothing is computed in vain (seqlab/exporting/equal_lengths.py)
     padded   ids [N, L] with mask [N, L], not 0 where there is a token; each sequence begins its row, which padding ends
 
 Each kind of model has the programs it needs; models that write read by `padded` or `encode` and go on by `step`, which
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
+from seqlab.exporting.requirements import UnsuitedError
 from seqlab.layers.pooling import LastPooling
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.universal import UniversalTransformer
@@ -30,7 +31,6 @@ from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import IGNORED
-from seqlab.serving.formats import UnsuitedError
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""torch.export and AOTInductor: graphs of the programs of a model (seqlab/serving/graphs.py), of any count and length.
+"""torch.export and AOTInductor: graphs of the programs of a model (seqlab/exporting/programs.py), of any count and length.
 
     NAME.pt2         a graph of torch's operators, loops and all, for `torch.export.load`: Python with torch, no seqlab
     NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
                      for the processor it was compiled on, and it takes a compiler and minutes
 
-The former is loaded by `load_pt2` (seqlab/serving/pt2_files.py), which runs nothing of the file. An AOTInductor package
+The former is loaded by `load_pt2` (seqlab/exporting/formats/pt2_loading.py), which runs nothing of the file. An AOTInductor package
 is machine code: load it only if you have made it, or know the digest that export.json tells.
 """
 
@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from seqlab.bundle import Bundle
-from seqlab.serving.asking import Run, calls
-from seqlab.serving.formats import UnsuitedError, blaming, reason
-from seqlab.serving.graphs import Program, programs
-from seqlab.serving.parity import Exported
-from seqlab.serving.pt2_files import load_pt2
+from seqlab.exporting.asking import Run, calls
+from seqlab.exporting.formats.pt2_loading import load_pt2
+from seqlab.exporting.parity import Exported
+from seqlab.exporting.programs import Program, programs
+from seqlab.exporting.requirements import UnsuitedError, blaming, reason
 from seqlab.storage.files import sync_file, write_file
 
 SHORTEST = {"equal": 1}  # no graph has a block of width 0

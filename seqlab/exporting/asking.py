@@ -1,4 +1,4 @@
-"""How a batch is put to programs of blocks (seqlab/serving/graphs.py); answers lie as those of `parity.expected`."""
+"""How a batch is put to programs of blocks (seqlab/exporting/programs.py); answers lie as those of `parity.expected`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
+from seqlab.exporting.equal_lengths import by_length
+from seqlab.exporting.parity import Call, Outputs, in_parts, starts_of
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Layout, Ragged
-from seqlab.serving.equal_lengths import by_length
-from seqlab.serving.parity import Call, Outputs, in_parts, starts_of
 
 Run = Callable[..., Sequence[Tensor]]
 

@@ -1,4 +1,4 @@
-"""ONNX: the padded programs of a model (seqlab/serving/graphs.py), for onnxruntime and whatever else reads ONNX.
+"""ONNX: the padded programs of a model (seqlab/exporting/programs.py), for onnxruntime and whatever else reads ONNX.
 
 Recurrences are ONNX's own operators LSTM, GRU and RNN, not loops over steps. NAME.onnx is named by the program.
 """
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from seqlab.bundle import Bundle
+from seqlab.exporting.asking import Run, calls
+from seqlab.exporting.formats.pt2 import graphs, quiet
+from seqlab.exporting.parity import Exported
+from seqlab.exporting.requirements import blaming
 from seqlab.layers.backend import backend
-from seqlab.serving.asking import Run, calls
-from seqlab.serving.exported_programs import graphs, quiet
-from seqlab.serving.formats import blaming
-from seqlab.serving.parity import Exported
 from seqlab.storage.files import write_file
 
 OPSET = 18  # of 2022: the oldest that has all that is needed, for as many runtimes as can be

@@ -28,6 +28,8 @@ from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError
+from seqlab.exporting.requirements import reason
+from seqlab.exporting.ties import as_good
 from seqlab.layers.backend import backend
 from seqlab.models.classifier import Classifier
 from seqlab.models.language_model import LanguageModel
@@ -35,8 +37,6 @@ from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
 from seqlab.ragged import Layout, Ragged
-from seqlab.serving.formats import reason
-from seqlab.serving.ties import as_good
 
 ATOL, RTOL = 2e-5, 1e-4  # float32 over thousands of steps; a token that is read wrongly moves scores by far more
 SEQUENCES = (2, 7, 64)  # of the batches of mixed lengths

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seqlab.serving.pt2_files import load_pt2
+from seqlab.exporting.formats.pt2_loading import load_pt2
 
 Members = dict[str, bytes]
 GRAPH, WEIGHTS, CONSTANTS = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from my_module import MyCell
+from seqlab.exporting.formats.pt2 import quiet
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.pooling import PoolingKind, make_pooling
@@ -20,7 +21,6 @@ from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.ragged import Layout, Ragged
-from seqlab.serving.exported_programs import quiet
 
 OTHER_LENGTHS = [[3, 0, 5, 1], [1], [4, 4, 4], [0], [9, 2]]
 LENGTHS = st.lists(st.one_of(st.integers(0, 4), st.just(9)), min_size=1, max_size=5)
