@@ -43,9 +43,9 @@ from seqlab.bundle import Bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.errors import CheckFailedError
 from seqlab.inference.predictor import Predictor
-from seqlab.serving.batcher import Budget, Job, Queue
-from seqlab.serving.server import listen, serve
-from seqlab.serving.service import Batching, Limits, Service
+from seqlab.server.listen import listen, serve
+from seqlab.server.queue import Budget, Job, Queue
+from seqlab.server.service import Batching, Limits, Service
 from seqlab.text.tokenizer_training import Bytes
 
 LONGEST = 512  # tokens

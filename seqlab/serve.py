@@ -1,4 +1,4 @@
-"""python -m seqlab.serve run=PATH [port=8000] [host=127.0.0.1]: the model behind HTTP; see seqlab/serving/http.py."""
+"""python -m seqlab.serve run=PATH [port=8000] [host=127.0.0.1]: the model behind HTTP; see seqlab/server/app.py."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def job(command: Command) -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}, which is not installed: pip install 'seqlab[serve]'") from error
-    from seqlab.serving.server import listen, serve
-    from seqlab.serving.service import Batching, Limits, Service
+    from seqlab.server.listen import listen, serve
+    from seqlab.server.service import Batching, Limits, Service
 
     asked = read_settings(Asked, command.config)
     if asked.threads is not None:

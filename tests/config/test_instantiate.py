@@ -215,7 +215,7 @@ def test_targets_that_are_not_there(target: object, told: str) -> None:
         "seqlab.data.batch.torch.hub.load",
         "seqlab.errors.InputError",
         "seqlab.layers.native.compiler.built",
-        "seqlab.serving.server.listen",
+        "seqlab.server.listen.listen",
         "parts.Model",
     ],
 )

@@ -13,8 +13,8 @@ from typing import Any
 
 import seqlab
 from client import Client
-from seqlab.serving.server import Server, listen
-from seqlab.serving.service import Batching, Limits, Service
+from seqlab.server.listen import Server, listen
+from seqlab.server.service import Batching, Limits, Service
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from seqlab.serving.service import Service
+from seqlab.server.service import Service
 
 Schema = dict[str, Any]
 

@@ -28,11 +28,11 @@ from client import JSON, reply
 from hostile_requests import CANARY, HOSTILE, RAW, UNFINISHED, refused
 from seqlab.errors import InputError
 from seqlab.models.decoding import Decoding
-from seqlab.serving import server as server_module
-from seqlab.serving.http import application
-from seqlab.serving.protocol import RESERVE
-from seqlab.serving.server import Server, hosts_of, listen, serve
-from seqlab.serving.service import Batching, Limits, Service
+from seqlab.server import listen as server_module
+from seqlab.server.app import application
+from seqlab.server.listen import Server, hosts_of, listen, serve
+from seqlab.server.protocol import RESERVE
+from seqlab.server.service import Batching, Limits, Service
 from served import Served, serving
 from tiny_bundles import save
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqlab.serving.batcher import RATIO, SHORT, Budget, ClosedError, FailedError, FullError, Job, Queue, answer_batches
+from seqlab.server.queue import RATIO, SHORT, Budget, ClosedError, FailedError, FullError, Job, Queue, answer_batches
 
 SMALL = Budget(9, 4)
 SIZES = st.lists(st.sampled_from([0, 1, 1, 2, 3, 5, 40]), max_size=20)

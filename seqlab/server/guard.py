@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from seqlab.serving.batcher import where
-from seqlab.serving.requests import LATER, RefusedError, error_content
-from seqlab.serving.service import Service
+from seqlab.server.queue import where
+from seqlab.server.requests import LATER, RefusedError, error_content
+from seqlab.server.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from seqlab.inference.predictor import Asked
 from seqlab.inference.streamed_text import StreamedText
 from seqlab.models.hypothesis import Hypothesis
-from seqlab.serving import openapi
-from seqlab.serving.batcher import Job, where
-from seqlab.serving.requests import (
+from seqlab.server import openapi
+from seqlab.server.queue import Job, where
+from seqlab.server.requests import (
     RefusedError,
     Settings,
     answers,
@@ -35,7 +35,7 @@ from seqlab.serving.requests import (
     told_of_jobs,
     unless_left,
 )
-from seqlab.serving.service import Service
+from seqlab.server.service import Service
 from seqlab.storage import json as valid_json
 
 logger = logging.getLogger(__name__)

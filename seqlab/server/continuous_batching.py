@@ -24,7 +24,7 @@ from seqlab.models.decoding import Chooser, Decodable, Decoding, Running, nothin
 from seqlab.models.hypothesis import Hypothesis, normalised
 from seqlab.models.sampling import sample
 from seqlab.ragged import Ragged
-from seqlab.serving.batcher import Budget, Job, Queue, fail, where
+from seqlab.server.queue import Budget, Job, Queue, fail, where
 
 Begin = Callable[[Sequence[Any]], tuple[Ragged, Any]]
 

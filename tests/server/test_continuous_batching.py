@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import seqlab
 from seqlab.inference.predictor import Asked, Predictor
 from seqlab.models.decoding import Decoding
-from seqlab.serving.batcher import FailedError, Job
-from seqlab.serving.service import Batching, Limits, Service
+from seqlab.server.queue import FailedError, Job
+from seqlab.server.service import Batching, Limits, Service
 
 HOWS = [
     Decoding(6),

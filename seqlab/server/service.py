@@ -14,9 +14,9 @@ from seqlab.errors import InputError, require_positive
 from seqlab.inference.predictor import Asked, Predictor, TooLongError, likeliest
 from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
-from seqlab.serving import continuous
-from seqlab.serving.batcher import Budget, Job, Queue, answer_batches
-from seqlab.serving.metrics import Metrics
+from seqlab.server import continuous_batching as continuous
+from seqlab.server.metrics import Metrics
+from seqlab.server.queue import Budget, Job, Queue, answer_batches
 
 
 @dataclass(frozen=True)

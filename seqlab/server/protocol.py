@@ -10,11 +10,11 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from seqlab.serving.requests import RefusedError, error_content
-from seqlab.serving.service import Service
+from seqlab.server.requests import RefusedError, error_content
+from seqlab.server.service import Service
 
 RESERVE = (
-    16  # connections beyond the limit, which hear that it is reached, and how the server is (seqlab/serving/guard.py)
+    16  # connections beyond the limit, which hear that it is reached, and how the server is (seqlab/server/guard.py)
 )
 
 

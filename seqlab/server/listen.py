@@ -15,10 +15,10 @@ from types import FrameType
 import uvicorn
 
 from seqlab.errors import InputError
-from seqlab.serving.guard import HEADER
-from seqlab.serving.http import application
-from seqlab.serving.protocol import FirmProtocol
-from seqlab.serving.service import Service
+from seqlab.server.app import application
+from seqlab.server.guard import HEADER
+from seqlab.server.protocol import FirmProtocol
+from seqlab.server.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
 from seqlab.inference.predictor import Asked
-from seqlab.serving.batcher import ClosedError, FailedError, FullError, Job
-from seqlab.serving.service import Service, TooMuchError
+from seqlab.server.queue import ClosedError, FailedError, FullError, Job
+from seqlab.server.service import Service, TooMuchError
 from seqlab.storage import json as valid_json
 
 LATER = {"retry-after": "1"}

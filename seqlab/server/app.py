@@ -1,7 +1,7 @@
 """The routes of a server, and what it refuses. No answer but to the asker, and no log, quotes what was asked.
 
 POST /predict          {"text": "..."}, or {"inputs": [{"text": "..."}, ...]}
-POST /v1/completions   as OpenAI's clients know it; of language models (seqlab/serving/completions.py)
+POST /v1/completions   as OpenAI's clients know it; of language models (seqlab/server/openai.py)
 GET  /v1/models        its one model
 GET  /live /ready      200 while the process lives; while it accepts requests
 GET  /metrics          for Prometheus
@@ -33,12 +33,12 @@ from seqlab import __version__
 from seqlab.inference.attention import MOST, attends, attention_of, fits, rounded
 from seqlab.inference.predictor import NO_RANKS, Asked
 from seqlab.models.hypothesis import Hypothesis
-from seqlab.serving import openapi
-from seqlab.serving.completions import Completion, add_completions
-from seqlab.serving.guard import Guard, refusal
-from seqlab.serving.metrics import CONTENT_TYPE
-from seqlab.serving.pages import page
-from seqlab.serving.requests import (
+from seqlab.server import openapi
+from seqlab.server.guard import Guard, refusal
+from seqlab.server.metrics import CONTENT_TYPE
+from seqlab.server.openai import Completion, add_completions
+from seqlab.server.pages import page
+from seqlab.server.requests import (
     RefusedError,
     Settings,
     answers,
@@ -51,7 +51,7 @@ from seqlab.serving.requests import (
     room,
     told_of_jobs,
 )
-from seqlab.serving.service import Service
+from seqlab.server.service import Service
 
 
 class Writing(Settings):

@@ -19,7 +19,7 @@ from seqlab.cli.runs import name_of
 from seqlab.errors import InputError
 from seqlab.inference.predictor import Asked
 from seqlab.models.decoding import Decoding
-from seqlab.serving.service import Batching, Limits, Service
+from seqlab.server.service import Batching, Limits, Service
 
 
 @pytest.mark.parametrize(("section", "target"), [("batching", Batching), ("limits", Limits)])
