@@ -134,7 +134,9 @@ def cores_of(process: Path) -> str:
 
 def untrained(folder: Path, encoder: dict[str, Any]) -> Path:
     """The bundle of a classifier with random weights, which costs what a trained one does."""
-    form = instantiate(form_node := {"_target_": "seqlab.data.preprocessing.classification.TextAndLabel"}, "form")
+    preprocessor = instantiate(
+        form_node := {"_target_": "seqlab.data.preprocessing.classification.ClassificationPreprocessor"}, "form"
+    )
     model = {"_target_": "seqlab.models.classifier.Classifier", "answer": "one"}
     task_node = {"_target_": "seqlab.tasks.classification.Classification", "answer": "one"}
     specification: dict[str, Any] = {
@@ -142,9 +144,9 @@ def untrained(folder: Path, encoder: dict[str, Any]) -> Path:
         "task": {**task_node, "model": {**model, "encoder": {**encoder, "causal": False}}},
     }
     records = {"text": ["a fine film", "an awful film"], "label": ["good", "bad"]}
-    vocabularies = form.learn(pa.table({field: records[field] for field in form.fields}), Bytes())
-    task = bundle.build(specification["task"], bundle.facts(form, vocabularies))
-    bundle.save(folder, specification, Bundle(task, form, vocabularies))
+    vocabularies = preprocessor.learn(pa.table({field: records[field] for field in preprocessor.fields}), Bytes())
+    task = bundle.build(specification["task"], bundle.build_context(preprocessor, vocabularies))
+    bundle.save(folder, specification, Bundle(task, preprocessor, vocabularies))
     return folder
 
 

@@ -31,7 +31,9 @@ class Padded(Predictor):
         model: Any = self.task.model
         with torch.no_grad():
             said = model.answer(pooled(model, ids_NL * mask_NL, tokens.lengths)).cpu()
-        return [self.form.told(one, each.record, self.vocabularies) for each, one in zip(asked, said, strict=True)]
+        return [
+            self.preprocessor.told(one, each.record, self.vocabularies) for each, one in zip(asked, said, strict=True)
+        ]
 
 
 def pooled(model: Any, ids_NL: Tensor, lengths: Tensor) -> Tensor:

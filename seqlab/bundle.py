@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from seqlab.config.instantiate import instantiate
-from seqlab.data.preprocessing.preprocessor import Form
+from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.errors import InputError
 from seqlab.storage.files import new_folder, write_file
 from seqlab.tasks.task import Task
@@ -41,12 +41,12 @@ FILES = ("model.safetensors", *VOCABULARY_FILES, "README.md")
 
 # What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
 PARTS = {
-    "Text": "seqlab.data.preprocessing.language_modeling.Text",
-    "MaskedText": "seqlab.data.preprocessing.masked_language_modeling.MaskedText",
-    "Stream": "seqlab.data.preprocessing.stream_language_modeling.Stream",
-    "TextAndLabel": "seqlab.data.preprocessing.classification.TextAndLabel",
-    "WordsAndTags": "seqlab.data.preprocessing.tagging.WordsAndTags",
-    "SourceAndTarget": "seqlab.data.preprocessing.sequence_to_sequence.SourceAndTarget",
+    "LanguageModelingPreprocessor": "seqlab.data.preprocessing.language_modeling.LanguageModelingPreprocessor",
+    "MaskedLanguageModelingPreprocessor": "seqlab.data.preprocessing.masked_language_modeling.MaskedLanguageModelingPreprocessor",  # noqa: E501
+    "StreamLanguageModelingPreprocessor": "seqlab.data.preprocessing.stream_language_modeling.StreamLanguageModelingPreprocessor",  # noqa: E501
+    "ClassificationPreprocessor": "seqlab.data.preprocessing.classification.ClassificationPreprocessor",
+    "TaggingPreprocessor": "seqlab.data.preprocessing.tagging.TaggingPreprocessor",
+    "SequenceToSequencePreprocessor": "seqlab.data.preprocessing.sequence_to_sequence.SequenceToSequencePreprocessor",
     "Decoding": "seqlab.models.decoding.Decoding",
     "BytePairs": "seqlab.text.tokenizer_training.BytePairs",
     "Bytes": "seqlab.text.tokenizer_training.Bytes",
@@ -92,7 +92,7 @@ class Bundle:
     """
 
     task: Task
-    form: Form
+    preprocessor: Preprocessor
     vocabularies: Vocabularies
     max_length: int | None = None
     over_long: str | None = None
@@ -203,8 +203,8 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
     known = Vocabularies.from_files(files, end_tokens, folder)
-    form = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
-    specification, sizes = _resolved(task_node, trust, folder), facts(form, known)
+    preprocessor = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
+    specification, sizes = _resolved(task_node, trust, folder), build_context(preprocessor, known)
     shapes = {name: weight.shape for name, weight in weights.items()}
     if not trust:  # what is described may be too large to be made; the user's own code need not know this device
         with torch.device("meta"):
@@ -215,7 +215,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
         tensor.data.copy_(weights[name])
     task.model.eval()
     limits = {name: description.get(name) for name in ("max_length", "over_long", "longest")}
-    return Bundle(task, form, known, **limits, fields=tuple(description.get("fields", ())))
+    return Bundle(task, preprocessor, known, **limits, fields=tuple(description.get("fields", ())))
 
 
 def _content(path: Path) -> bytes:
@@ -232,20 +232,20 @@ def _require_shapes(task: Task, shapes: Mapping[str, torch.Size], folder: Path) 
         raise InputError(f"the bundle {folder} is damaged: its weights do not fit the model it describes")
 
 
-def facts(form: Form, vocabularies: Vocabularies) -> dict[str, Any]:
+def build_context(preprocessor: Preprocessor, vocabularies: Vocabularies) -> dict[str, Any]:
     """What a task and its model are built to."""
-    found = vocabularies.facts
+    found = vocabularies.build_context
     # Tags that are as somebody wrote them may follow one another in any way.
-    return found if getattr(form, "converts", False) else {**found, "allowed": None}
+    return found if getattr(preprocessor, "converts", False) else {**found, "allowed": None}
 
 
-def build(specification: Mapping[str, Any], facts: Mapping[str, Any], trust: Collection[str] = ()) -> Task:
+def build(specification: Mapping[str, Any], context: Mapping[str, Any], trust: Collection[str] = ()) -> Task:
     """The task with its model, in training and from a bundle alike.
 
     Raises:
         InputError: the specification is wrong; one line for each mistake.
     """
-    return instantiate(specification, "task", trust=trust, **facts)
+    return instantiate(specification, "task", trust=trust, **context)
 
 
 def _named(node: Any) -> Any:

@@ -14,11 +14,11 @@ def job(command: Command) -> None:
     from rich.table import Table
 
     from seqlab import experiment
-    from seqlab.config import schema as settings
+    from seqlab.config import schema
     from seqlab.errors import CheckFailedError, counted
     from seqlab.training.invariance import differences
 
-    settings.check(command.config, command.trust)
+    schema.check(command.config, command.trust)
     parts = experiment.build({**command.config, "device": "cpu", "precision": "float32"}, command.trust)
     examples = parts.loaders["train"].examples
     shortest = examples.lengths[: examples.alone].argsort(

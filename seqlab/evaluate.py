@@ -33,8 +33,8 @@ def job(command: Command) -> None:
     from seqlab.cli import runs
     from seqlab.config.instantiate import read_settings
     from seqlab.layers.device import choose_device
-    from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file, require_place
+    from seqlab.storage.json import dump_json
     from seqlab.training.evaluation import evaluate
     from seqlab.training.precision import in_precision
 
@@ -52,10 +52,12 @@ def job(command: Command) -> None:
     output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
     config = runs.config_for_evaluation(run, loaded, data)
-    corpus, loaders = experiment.build_data(config, loaded.form, loaded.vocabularies, command.trust, [split])
+    corpus, loaders = experiment.build_data(config, loaded.preprocessor, loaded.vocabularies, command.trust, [split])
     if data is None:
-        facts = {"source": corpus.source}
-        runs.require_same(runs.read_facts(run), facts, run, advice="to evaluate on what is there now, type data=...")
+        metadata = {"source": corpus.source}
+        runs.require_same(
+            runs.read_metadata(run), metadata, run, advice="to evaluate on what is there now, type data=..."
+        )
     experiment.require_positions(loaded.task, loaders)
     device = choose_device(asked.device)
     loaded.task.model.to(device)
@@ -68,7 +70,7 @@ def job(command: Command) -> None:
         "data": [word for word in command.overrides if word.startswith("data")], "dtype": precision,
         "conditions": getattr(task, "conditions", {}), "rows": loaders[split].examples.report,
     }  # fmt: skip
-    text = valid_json.dumps({**about, **metrics}, indent=2)
+    text = dump_json({**about, **metrics}, indent=2)
     print(text, flush=True)
     replace_file(output, (text + "\n").encode())
 

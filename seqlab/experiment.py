@@ -21,8 +21,8 @@ from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
-from seqlab.data.preprocessing.preprocessor import Form
-from seqlab.data.preprocessing.stream_language_modeling import Stream
+from seqlab.data.preprocessing.preprocessor import Preprocessor
+from seqlab.data.preprocessing.stream_language_modeling import StreamLanguageModelingPreprocessor
 from seqlab.data.sources.source import SPLITS
 from seqlab.data.streaming import Beginning, Streamed
 from seqlab.data.windows import Windows
@@ -52,7 +52,7 @@ class Experiment:
     """What a configuration describes, built."""
 
     corpus: Corpus
-    form: Form
+    preprocessor: Preprocessor
     loaders: dict[str, Loader]
     task: Task
     specification: dict[str, Any]  # of task and form
@@ -63,7 +63,7 @@ class Experiment:
     def bundle(self) -> bundle.Bundle:
         train = self.loaders["train"]
         limits = train.examples.max_length, train.examples.over_long, train.longest_side
-        return bundle.Bundle(self.task, self.form, self.corpus.vocabularies, *limits, self.corpus.fields)
+        return bundle.Bundle(self.task, self.preprocessor, self.corpus.vocabularies, *limits, self.corpus.fields)
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -94,11 +94,13 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     device = choose_device(config["device"])
     torch.set_num_threads(config["threads"] or THREADS)
     micro_tokens = config["trainer"]["micro_tokens"]
-    form = instantiate(config["form"], "form", trust=trust)
-    corpus, loaders = build_data(config, form, instantiate(config["tokenizer"], "tokenizer", trust=trust), trust)
+    preprocessor = instantiate(config["form"], "form", trust=trust)
+    corpus, loaders = build_data(
+        config, preprocessor, instantiate(config["tokenizer"], "tokenizer", trust=trust), trust
+    )
     torch.manual_seed(config["seed"])
     try:
-        task = bundle.build(config["task"], bundle.facts(form, corpus.vocabularies), trust)
+        task = bundle.build(config["task"], bundle.build_context(preprocessor, corpus.vocabularies), trust)
     except InputError as error:
         raise InputError(plainly(str(error))) from error
     require_positions(task, loaders)
@@ -109,12 +111,12 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     precision = config.get("precision", Settings.precision)
     task = in_precision(task, precision)
     specification = {"task": config["task"], "form": config["form"]}
-    return Experiment(corpus, form, loaders, task, specification, device, DTYPES[precision])
+    return Experiment(corpus, preprocessor, loaders, task, specification, device, DTYPES[precision])
 
 
 def build_data(
     config: Config,
-    form: Form,
+    preprocessor: Preprocessor,
     learned: TokenizerTrainer | Vocabularies,
     trust: Collection[str] = (),
     splits: Collection[str] = SPLITS,
@@ -123,28 +125,36 @@ def build_data(
     source = instantiate(config["data"], "data", trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
-    longest, over_long = batch.max_length or batch.tokens, batch.over_long or form.policies[0]
-    if over_long not in form.policies:
+    longest, over_long = batch.max_length or batch.tokens, batch.over_long or preprocessor.policies[0]
+    if over_long not in preprocessor.policies:
         raise InputError(
-            f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(form.policies)}"
+            f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(preprocessor.policies)}"
         )
-    if isinstance(form, Stream) and batch.max_length is not None:
+    if isinstance(preprocessor, StreamLanguageModelingPreprocessor) and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     if batch.streaming:
-        if isinstance(form, Stream) or not hasattr(source, "records_of"):
-            what = "the lanes of a stream" if isinstance(form, Stream) else f"data of {type(source).__name__}"
+        if isinstance(preprocessor, StreamLanguageModelingPreprocessor) or not hasattr(source, "records_of"):
+            what = (
+                "the lanes of a stream"
+                if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
+                else f"data of {type(source).__name__}"
+            )
             raise InputError(f"batch.streaming=true reads records from files, not {what}: drop it")
-        corpus = prepare(Beginning(source, batch.learn_from), form, learned, cache_folder())
+        corpus = prepare(Beginning(source, batch.learn_from), preprocessor, learned, cache_folder())
     else:
-        corpus = prepare(source, form, learned, cache_folder())
-    tokens = form.lanes * form.window if isinstance(form, Stream) else batch.tokens
+        corpus = prepare(source, preprocessor, learned, cache_folder())
+    tokens = (
+        preprocessor.lanes * preprocessor.window
+        if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
+        else batch.tokens
+    )
     loaders: dict[str, Loader] = {}
     for split in splits:
         table = corpus.splits[split]
         examples: Examples | Windows
         try:
-            if isinstance(form, Stream):
-                examples = Windows(table, form.lanes, form.window)
+            if isinstance(preprocessor, StreamLanguageModelingPreprocessor):
+                examples = Windows(table, preprocessor.lanes, preprocessor.window)
             else:
                 examples = Examples(table, longest, over_long)
         except InputError as error:
@@ -152,7 +162,7 @@ def build_data(
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
         if batch.streaming and split == "train":
             how = (batch.tokens, batch.pool, seed, longest, over_long)
-            loaders[split] = Streamed(source, form, corpus.vocabularies, examples, *how)
+            loaders[split] = Streamed(source, preprocessor, corpus.vocabularies, examples, *how)
         else:
             loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
     if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on

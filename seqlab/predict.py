@@ -42,8 +42,8 @@ def job(command: Command) -> None:
     from seqlab.inference.json_lines import read_items, require_other
     from seqlab.inference.predictor import Predictor
     from seqlab.layers.device import choose_device
-    from seqlab.storage import json as valid_json
     from seqlab.storage.files import replacing, require_place
+    from seqlab.storage.json import dump_json
 
     asked = read_settings(Asked, command.config)
     if asked.output is not None:
@@ -56,7 +56,7 @@ def job(command: Command) -> None:
     items, read = tee(read_items(asked.input, predictor.record, predictor.example))  # which holds what is unanswered
     answers = predictor.stream(read, seed=asked.seed, top_k=asked.top_k)
     pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
-    lines = (valid_json.dumps(beside(item, answer), ensure_ascii=False) + "\n" for answer, item in pairs)
+    lines = (dump_json(beside(item, answer), ensure_ascii=False) + "\n" for answer, item in pairs)
     if asked.output is None:
         for line in lines:
             print(line, end="", flush=True)

@@ -17,22 +17,22 @@ def job(command: Command) -> None:
     from seqlab import experiment
     from seqlab.cli.corpus_tables import tables
     from seqlab.cli.histograms import histograms
-    from seqlab.config import schema as settings
+    from seqlab.config import schema
     from seqlab.config.instantiate import instantiate
     from seqlab.data import statistics
-    from seqlab.storage import json as valid_json
     from seqlab.storage.files import replace_file
+    from seqlab.storage.json import dump_json
     from seqlab.training.run_folder import RunFolder
 
     config, trust = command.config, command.trust
-    settings.check(config, trust)
+    schema.check(config, trust)
     named = command.folder or config["output_dir"]
     name = config["name"] or command.choices["data"]
     unnamed = Path("runs", f"report-{name}", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     # No run begins: the folder stays if anything is written to it.
     with RunFolder.create(named) if named else RunFolder.unique(unnamed) as folder:
-        form, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
-        corpus, loaders = experiment.build_data(config, form, tokenizer, trust)
+        preprocessor, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
+        corpus, loaders = experiment.build_data(config, preprocessor, tokenizer, trust)
         found = statistics.statistics(corpus, loaders)
         loader = loaders["train"]
         examples = loader.examples
@@ -53,9 +53,7 @@ def job(command: Command) -> None:
             for table in shown:
                 writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
-        replace_file(
-            folder.path / "report.json", (valid_json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()
-        )
+        replace_file(folder.path / "report.json", (dump_json(report, indent=2, ensure_ascii=False) + "\n").encode())
         print(f"figures and pictures: {folder.path}\nlook at them:         tensorboard --logdir {folder.path}")
 
 

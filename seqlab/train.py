@@ -11,35 +11,37 @@ def job(command: Command) -> None:
 
     from seqlab import experiment  # here, so that --help does not wait for torch
     from seqlab.cli import results, runs
-    from seqlab.config import schema as settings
+    from seqlab.config import schema
     from seqlab.errors import CheckpointError
     from seqlab.training.evaluation import evaluate
     from seqlab.training.logging.run_log import RunLog
 
-    settings.check(command.config, command.trust)
+    schema.check(command.config, command.trust)
     opened = runs.open_run(command)
     if opened is None:
         print("finished already", flush=True)
         return
     config, folder = opened
     with folder:
-        settings.check(config, command.trust)
+        schema.check(config, command.trust)
         parts = experiment.build(config, command.trust)
-        runs.require_same(folder.facts, parts.identity(), folder.path)
+        runs.require_same(folder.metadata, parts.identity(), folder.path)
         print(f"run folder: {folder.path}\n{results.describe(parts)}", flush=True)
-        text, continues = yaml.safe_dump(config, sort_keys=False), bool(folder.facts)
-        shown = settings.for_people(config)
+        text, continues = yaml.safe_dump(config, sort_keys=False), bool(folder.metadata)
+        shown = schema.for_people(config)
         shown_text = yaml.safe_dump(shown, sort_keys=False)
         with RunLog(folder.path, shown, shown_text, parts.loaders["train"].examples.lengths.tolist()) as log:
             trainer = experiment.build_trainer(config, parts, folder, log, command.trust)
             folder.begin(text, runs.provenance(command))
-            facts = {**parts.identity(), **trainer.throughput.facts(), "kernels": parts.kernels}
-            runs.warn_of_other_bits(folder.facts, facts)
-            folder.record(**facts, data_facts=parts.corpus.facts, conditions=getattr(parts.task, "conditions", {}))
+            metadata = {**parts.identity(), **trainer.throughput.metadata(), "kernels": parts.kernels}
+            runs.warn_of_other_bits(folder.metadata, metadata)
+            folder.record(
+                **metadata, data_facts=parts.corpus.metadata, conditions=getattr(parts.task, "conditions", {})
+            )
             if continues:
                 trainer.resume()
             state = trainer.fit()
-            folder.record(**trainer.throughput.facts())
+            folder.record(**trainer.throughput.metadata())
             summary = {"monitor": parts.task.monitor, "ended_by": trainer.ended_by, **state.summary()}
             if state.best is None:
                 folder.write_summary(summary)

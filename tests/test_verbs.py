@@ -35,12 +35,14 @@ def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> 
     assert {path.name for path in (run / "bundle").iterdir()} == {
         "model.json", "model.safetensors", "tokenizer.json", "README.md",
     }  # fmt: skip
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["status"] == "success"
-    assert facts["versions"]["python"] == sys.version.split()[0]
-    assert (facts["device"], facts["dtype"], facts["threads"]) == ("cpu", "float32", torch.get_num_threads())
-    assert facts["gemm_gflops"] > 0.1
-    assert {"command", "seed", "git", "host", "tokenizer", "data", "plan", "parameters", "format_version"} <= set(facts)
+    metadata = json.loads((run / "run.json").read_text())
+    assert metadata["status"] == "success"
+    assert metadata["versions"]["python"] == sys.version.split()[0]
+    assert (metadata["device"], metadata["dtype"], metadata["threads"]) == ("cpu", "float32", torch.get_num_threads())
+    assert metadata["gemm_gflops"] > 0.1
+    assert {"command", "seed", "git", "host", "tokenizer", "data", "plan", "parameters", "format_version"} <= set(
+        metadata
+    )
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 6
     assert 0 < summary["useful_flops_utilization"] < 1
@@ -52,7 +54,9 @@ def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> 
     ]  # fmt: skip
     for point in points:
         if point["split"] == "train":
-            at_the_end = point["useful_flops_utilization"] * facts["gemm_gflops"]  # which may have been measured again
+            at_the_end = (
+                point["useful_flops_utilization"] * metadata["gemm_gflops"]
+            )  # which may have been measured again
             assert 0 < point["useful_gflops"] <= at_the_end * 1.000001
             assert point["mem_gb"] > 0.02
     assert "tensorboard --logdir run" in out
@@ -436,8 +440,8 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
 def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
     Path("runs/text-lstm").mkdir(parents=True)
     assert verb("train", *TINY, "output_dir=runs/text-lstm/1")[0] == 0
-    facts = json.loads(Path("runs/text-lstm/1/run.json").read_text())
-    Path("runs/text-lstm/1/run.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    metadata = json.loads(Path("runs/text-lstm/1/run.json").read_text())
+    Path("runs/text-lstm/1/run.json").write_text(json.dumps({**metadata, "status": "interrupted"}))
     code, _, err = verb("train", *TINY, "model.layers=2", "resume=auto")
     assert code == 2
     assert "model.layers: 1 there, 2 now" in err
@@ -447,7 +451,7 @@ def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.L
     code, _, err = verb("train", "resume=runs/text-lstm/1")  # nothing needs to be typed again
     assert code == 0, err
     assert "same bits" not in caplog.text
-    elsewhere = {**facts, "status": "interrupted", "kernels": {"recurrence": "an abacus"}}
+    elsewhere = {**metadata, "status": "interrupted", "kernels": {"recurrence": "an abacus"}}
     Path("runs/text-lstm/1/run.json").write_text(json.dumps(elsewhere))
     code, _, err = verb("train", "resume=runs/text-lstm/1")
     assert code == 0, err

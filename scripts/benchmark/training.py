@@ -24,7 +24,7 @@ from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
-from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.sources.pydocs import PyDocs
 from seqlab.experiment import cache_folder
 from seqlab.models.decoding import Decoding
@@ -52,7 +52,7 @@ class Turns:
         self.pipe = pipe
         self.every = options.size(20, 2)
         self.steps = options.size(200, 4)
-        corpus = prepare(PyDocs(), Text(), BytePairs(vocab_size=VOCABULARY), cache_folder())
+        corpus = prepare(PyDocs(), LanguageModelingPreprocessor(), BytePairs(vocab_size=VOCABULARY), cache_folder())
         self.examples = Examples(corpus.splits["train"], MAX_LENGTH, "split")
         judged = Examples(corpus.splits["validation"], MAX_LENGTH, "split")
         self.judged = Loader(judged, TOKENS, seed=0, first_batches=options.size(10, 1))

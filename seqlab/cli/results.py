@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from seqlab.data.examples import Examples
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.masked_language_modeling import MaskedText
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.masked_language_modeling import MaskedLanguageModelingPreprocessor
 from seqlab.data.preprocessing.preprocessor import Truth
 from seqlab.data.streaming import Streamed
 from seqlab.errors import counted
@@ -51,7 +51,12 @@ def describe(parts: Experiment) -> str:
 
 def sample(parts: Experiment) -> str:
     """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
-    form, vocabularies, examples, begun = parts.form, parts.corpus.vocabularies, _examples(parts), _is_begun(parts)
+    preprocessor, vocabularies, examples, begun = (
+        parts.preprocessor,
+        parts.corpus.vocabularies,
+        _examples(parts),
+        _is_begun(parts),
+    )
     parts.task.model.eval()  # what answers drops nothing
     step = max(1, len(examples) // SAMPLES)
     places = (i for begin in range(min(step, SAMPLES)) for i in range(begin, len(examples), step))
@@ -60,38 +65,38 @@ def sample(parts: Experiment) -> str:
         if len(shown) == SAMPLES:
             break
         batch = examples.batch([i])
-        item = form.item(batch, vocabularies)
+        item = preprocessor.item(batch, vocabularies)
         words = item.get("words")
         read = " | ".join(" ".join(value) if isinstance(value, list) else value for value in item.values())
         if read in shown:
             continue
         (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
-        told = form.told(answer, {}, vocabularies)
+        told = preprocessor.told(answer, {}, vocabularies)
         lines = [f"[{cut(told.get('masked', read))}]", f"predicted: {readable(next(iter(told.values())), words)}"]
         if isinstance(classes := told.get("probabilities"), Mapping):
             likeliest = ", ".join(f"{name} {p:.2f}" for name, p in islice(classes.items(), MOST))
             lines[1] += f" ({likeliest}{', ...' if len(classes) > MOST else ''})"
         if not begun:
-            lines.append(f"truth:     {readable(form.truth(batch, vocabularies), words)}")
+            lines.append(f"truth:     {readable(preprocessor.truth(batch, vocabularies), words)}")
         shown[read] = "\n".join(lines)
     return "\n\n".join(shown.values())
 
 
 def example(parts: Experiment) -> str:
     """An item to try the model with, as JSON: the first validation example that will do, cut to be short; if none of
-    the first does, because a shell might change it or it is nothing that can be asked, the form's own."""
+    the first does, because a shell might change it or it is nothing that can be asked, the preprocessor's own."""
     examples = _examples(parts)
     for i in range(min(SAMPLES, len(examples))):
-        item = parts.form.item(examples.batch([i]), parts.corpus.vocabularies)
+        item = parts.preprocessor.item(examples.batch([i]), parts.corpus.vocabularies)
         short = {name: shortened(value) for name, value in item.items()}
         text = "".join("".join(value) for value in short.values())
         plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
         with suppress(ValueError):
-            parts.form.record(short)
+            parts.preprocessor.record(short)
             whole = "pair" in short or "pair" not in parts.corpus.fields  # else it was cut away
             if whole and plain and any(character.isalnum() for character in text):
                 return json.dumps(short, ensure_ascii=False)
-    return parts.form.example(parts.corpus.fields)
+    return parts.preprocessor.example(parts.corpus.fields)
 
 
 def shortened(value: str | list[str]) -> str | list[str]:
@@ -111,7 +116,9 @@ def _examples(parts: Experiment) -> Examples:
 
 
 def _is_begun(parts: Experiment) -> bool:
-    return isinstance(parts.form, Text) and not isinstance(parts.form, MaskedText)
+    return isinstance(parts.preprocessor, LanguageModelingPreprocessor) and not isinstance(
+        parts.preprocessor, MaskedLanguageModelingPreprocessor
+    )
 
 
 def readable(value: Truth, words: list[str] | None = None) -> str:

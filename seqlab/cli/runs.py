@@ -21,7 +21,7 @@ from seqlab.cli.command import Command
 from seqlab.config.schema import Batching
 from seqlab.errors import InputError
 from seqlab.training.logging.tensorboard import flatten
-from seqlab.training.run_folder import RunFolder, read_facts
+from seqlab.training.run_folder import RunFolder, read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ FREE = ("resume", "output_dir", "trust", "trainer.max_minutes", "trainer.micro_t
 
 
 def open_run(command: Command) -> tuple[dict[str, Any], RunFolder] | None:
-    """The configuration to run, and the locked folder to run it in, which holds facts where a run continues.
+    """The configuration to run, and the locked folder to run it in, which holds metadata where a run continues.
 
     `resume=PATH` continues that run with the configuration stored there; what else was typed must agree with it, or be
     free to differ. `resume=auto` continues the newest unfinished run of the same configuration, and begins one where
@@ -215,8 +215,8 @@ def _newest_unfinished(config: Mapping[str, Any], candidates: list[Path]) -> Pat
     unfinished = []
     for path in candidates:
         try:
-            if (path / "run.json").exists() and (facts := read_facts(path))["status"] != "success":
-                unfinished.append((facts["started"], path, stored_config(path)))
+            if (path / "run.json").exists() and (metadata := read_metadata(path))["status"] != "success":
+                unfinished.append((metadata["started"], path, stored_config(path)))
         except InputError as error:
             logger.warning("passed over: %s", error)
     differing = None
@@ -234,7 +234,7 @@ def _newest_unfinished(config: Mapping[str, Any], candidates: list[Path]) -> Pat
 
 def _finished(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether the folder holds a run of this configuration that has ended well."""
-    if not (path / "run.json").exists() or read_facts(path)["status"] != "success":
+    if not (path / "run.json").exists() or read_metadata(path)["status"] != "success":
         return False
     return not _differences(stored_config(path), config)
 
@@ -242,7 +242,7 @@ def _finished(path: Path, config: Mapping[str, Any]) -> bool:
 def _overrides(run: str | Path) -> list[str]:
     """What was typed when a run was begun."""
     path = Path(run)
-    return list(read_facts(path).get("overrides", [])) if (path / "run.json").exists() else []
+    return list(read_metadata(path).get("overrides", [])) if (path / "run.json").exists() else []
 
 
 def _typed(command: Command, known: Iterable[str], choices: bool = True) -> list[str]:

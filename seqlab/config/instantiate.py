@@ -30,7 +30,7 @@ def instantiate(
     *,
     target: Callable[..., Any] | None = None,
     trust: Collection[str] = (),
-    **facts: Any,
+    **context: Any,
 ) -> Any:
     """Build what a node describes.
 
@@ -40,17 +40,17 @@ def instantiate(
         target: what to call, for a plain section without a `_target_`.
         trust: targets that the user has named, or modules, of which what they define may be a target, and nothing that
             they import. All others must be parts of seqlab, or modules, optimizers or schedulers of torch.
-        facts: what is found out at run time, such as the size of the vocabulary. Each goes to every node of the tree
+        context: what is found out at run time, such as the size of the vocabulary. Each goes to every node of the tree
             whose signature has an argument of its name, and to no other.
 
     Raises:
         InputError: the node is wrong, with a line for each mistake; or a target raised ValueError on its arguments.
     """
-    tree = _Tree(trust, facts)
+    tree = _Tree(trust, context)
     part = tree.read(node, key, target)
     if tree.mistakes:
         raise InputError("\n".join(tree.mistakes))
-    return part.build(facts)
+    return part.build(context)
 
 
 def mistakes(
@@ -60,10 +60,10 @@ def mistakes(
     *,
     target: Callable[..., Any] | None = None,
     trust: Collection[str] = (),
-    facts: Collection[str] = (),
+    context: Collection[str] = (),
 ) -> list[str]:
-    """The lines that `instantiate` would raise; needs only the facts' names, and so can run before they are known."""
-    tree = _Tree(trust, facts)
+    """The lines that `instantiate` would raise; needs only the names of the context, and so can run before it."""
+    tree = _Tree(trust, context)
     tree.read(node, key, target)
     return tree.mistakes
 
@@ -85,17 +85,17 @@ def read_settings(target: Callable[..., Settings], values: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class _Part:
-    """A node that has been read: what to call (None where it cannot be had), with which values, parts and facts."""
+    """A node that has been read: what to call (None: it cannot be had), with which values, parts and context."""
 
     key: str
     target: Any
     arguments: dict[str, Any]
-    facts: list[str]
+    context: list[str]
     partial: bool
 
-    def build(self, facts: Mapping[str, Any]) -> Any:
-        arguments = {name: _built(value, facts) for name, value in self.arguments.items()}
-        arguments |= {name: facts[name] for name in self.facts}
+    def build(self, context: Mapping[str, Any]) -> Any:
+        arguments = {name: _built(value, context) for name, value in self.arguments.items()}
+        arguments |= {name: context[name] for name in self.context}
         if self.partial:
             return functools.partial(self.target, **arguments)
         try:
@@ -105,13 +105,13 @@ class _Part:
             raise InputError(f"{self.key}{'.' if names_argument else ': '}{error}") from error
 
 
-def _built(value: Any, facts: Mapping[str, Any]) -> Any:
+def _built(value: Any, context: Mapping[str, Any]) -> Any:
     if isinstance(value, _Part):
-        return value.build(facts)
+        return value.build(context)
     if isinstance(value, dict):
-        return {name: _built(item, facts) for name, item in value.items()}
+        return {name: _built(item, context) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_built(item, facts) for item in value)
+        return type(value)(_built(item, context) for item in value)
     return value
 
 
@@ -120,7 +120,7 @@ class _Tree:
     """Reads nodes and collects what is wrong with them."""
 
     trust: Collection[str]
-    facts: Collection[str]
+    context: Collection[str]
     mistakes: list[str] = field(default_factory=list)
 
     def read(self, node: Mapping[str, Any], key: str, target: Any = None) -> _Part:
@@ -134,27 +134,29 @@ class _Tree:
 
         signature = inspect.signature(target).parameters.values()
         parameters = {p.name: p for p in signature if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        facts = [name for name in parameters if name in self.facts]
-        expected = {name: kind for name, kind in type_hints(target).items() if name in parameters and name not in facts}
+        context = [name for name in parameters if name in self.context]
+        expected = {
+            name: kind for name, kind in type_hints(target).items() if name in parameters and name not in context
+        }
         for name, value in given.items():
             where = f"{key}.{name}"
             kind = expected.get(name, Any)
             if isinstance(value, list) and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
                 given[name] = tuple(value)  # neither YAML nor JSON has tuples
-            if name in facts:
+            if name in context:
                 self.mistakes.append(f"{where}: is found out at run time; drop it with ~{where}")
             elif name in parameters and not fits(given[name], kind):
                 got = value.target.__name__ if isinstance(value, _Part) else repr(value)
                 self.mistakes.append(f"{where}: expected {told(kind)}, got {got}; change {where}=...")
             elif name not in parameters and not any(p.kind is p.VAR_KEYWORD for p in signature):
-                known = [name for name in parameters if name not in facts]
+                known = [name for name in parameters if name not in context]
                 hint = did_you_mean(name, known) or f", which takes {', '.join(known) or 'none'}"
                 self.mistakes.append(f"{where}: no argument of {target.__name__}{hint}; drop it with ~{where}")
         for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and not partial and name not in facts and name not in given:
+            if parameter.default is parameter.empty and not partial and name not in context and name not in given:
                 kind = told(expected.get(name, Any))
                 self.mistakes.append(f"{key}.{name}: missing, expected {kind}; add +{key}.{name}=...")
-        return _Part(key, target, given, facts, bool(partial))
+        return _Part(key, target, given, context, bool(partial))
 
     def argument(self, value: Any, key: str) -> Any:
         """The value, with every node in it read."""

@@ -92,8 +92,8 @@ TRAINER_PARTS = (
     "task", "optimizer", "schedule", "train", "validation", "checkpoints", "log", "throughput", "device", "publish",
 )  # fmt: skip
 
-# What a task and its model are built to; see `Vocabularies.facts`.
-FACTS = (
+# What a task and its model are built to; see `Vocabularies.build_context`.
+CONTEXT = (
     "vocabulary", "target_vocabulary", "word_vocabulary", "labels", "label_names", "allowed", "lossless", "end",
     "written", "one_vocabulary",
 )  # fmt: skip
@@ -106,7 +106,7 @@ SECTIONS: dict[str, tuple[type | None, tuple[str, ...]]] = {
     "tokenizer": (None, ()),
     "batch": (Batching, ()),
     "loader": (Loading, ()),
-    "task": (None, FACTS),
+    "task": (None, CONTEXT),
     "optimizer": (None, ("model",)),
     "schedule": (None, ()),
     "checkpoints": (Checkpoints, ("folder",)),
@@ -129,16 +129,16 @@ def check(config: Config, trust: Collection[str] = ()) -> None:
     """
     top = {key: config[key] for key in Settings.__dataclass_fields__ if key in config}
     found = [line.replace("configuration.", "") for line in mistakes(top, "configuration", target=Settings)]
-    for key, (target, facts) in SECTIONS.items():
-        found += mistakes(config[key], key, target=target, trust=trust, facts=facts)
+    for key, (target, context) in SECTIONS.items():
+        found += mistakes(config[key], key, target=target, trust=trust, context=context)
     if not found:
         limits = {key: config["trainer"][key] for key in Limits.__dataclass_fields__}
         rhythm = {key: value for key, value in config["trainer"].items() if key not in limits}
         found += _refused(lambda: Settings(**top)) + _refused(lambda: Limits(**limits))
         found += _refused(lambda: require_positive("trainer", **rhythm))
-        for key, (target, facts) in SECTIONS.items():  # what is cheap to make knows what values it takes
+        for key, (target, context) in SECTIONS.items():  # what is cheap to make knows what values it takes
             own_code = not str(config[key].get("_target_", "seqlab.")).startswith("seqlab.")
-            if facts and (key not in STAND_INS or own_code):
+            if context and (key not in STAND_INS or own_code):
                 continue
             found += _refused(
                 partial(instantiate, config[key], key, target=target, trust=trust, **STAND_INS.get(key, {}))

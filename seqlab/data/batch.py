@@ -17,21 +17,21 @@ from seqlab.ragged import IGNORED, Layout, Ragged
 class Batch:
     """Ragged inputs and targets with what accounting needs to know of each example.
 
-    tokens   Ragged [T] int64, what the model reads
-    targets  Ragged [T'], what it should answer: int64, the next token of every token, a class per sequence or several,
-             a tag per word, the tokens to write; float32 where numbers are predicted; -100 is not predicted
-    ids      [B] int64, the example's number in its split, on the CPU
-    bytes    [B] int64, UTF-8 bytes of the original text that the targets stand for, on the CPU
-    extras   further inputs by name, Ragged int64:
-             prefix  [T'] what a decoder reads while it writes the targets
-             pieces  [W] how many of the tokens each word has
-             words   [W] the word itself, in a vocabulary of words
+    tokens     Ragged [T] int64, what the model reads
+    targets    Ragged [T'], what it should answer: int64, the next token of every token, a class per sequence or
+               several, a tag per word, the tokens to write; float32 where numbers are predicted; -100 is not predicted
+    ids        [B] int64, the example's number in its split, on the CPU
+    num_bytes  [B] int64, UTF-8 bytes of the original text that the targets stand for, on the CPU
+    extras     further inputs by name, Ragged int64:
+               prefix  [T'] what a decoder reads while it writes the targets
+               pieces  [W] how many of the tokens each word has
+               words   [W] the word itself, in a vocabulary of words
     """
 
     tokens: Ragged
     targets: Ragged
     ids: Tensor
-    bytes: Tensor
+    num_bytes: Tensor
     extras: Mapping[str, Ragged] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -44,14 +44,14 @@ class Batch:
         return [self.tokens.layout] if prefix is None else [self.tokens.layout, prefix.layout]
 
     @cached_property
-    def sizes(self) -> Tensor:
+    def tokens_per_example(self) -> Tensor:
         """[B] int64: how many tokens of each example are read, which is what budgets count."""
         return torch.stack([layout.lengths for layout in self.layouts]).sum(0)
 
     @cached_property
-    def size(self) -> int:
+    def num_tokens(self) -> int:
         """How many tokens are read."""
-        return int(self.sizes.sum())
+        return int(self.tokens_per_example.sum())
 
     @cached_property
     def predicted(self) -> int:
@@ -63,7 +63,7 @@ class Batch:
         """The chosen examples, in the order given."""
         extras = {name: extra.select(indices) for name, extra in self.extras.items()}
         tokens, targets = self.tokens.select(indices), self.targets.select(indices)
-        return Batch(tokens, targets, self.ids[indices], self.bytes[indices], extras)
+        return Batch(tokens, targets, self.ids[indices], self.num_bytes[indices], extras)
 
     def split(self, micro_tokens: int | None) -> list[Batch]:
         """Consecutive parts of at most `micro_tokens` tokens each; None or a budget large enough gives `[self]`.
@@ -71,15 +71,16 @@ class Batch:
         Raises:
             ValueError: one example alone is longer than the budget.
         """
-        if micro_tokens is None or self.size <= micro_tokens:
+        if micro_tokens is None or self.num_tokens <= micro_tokens:
             return [self]
-        if int(self.sizes.max()) > micro_tokens:
-            row = int(self.sizes.argmax())
+        if int(self.tokens_per_example.max()) > micro_tokens:
+            row = int(self.tokens_per_example.argmax())
             raise ValueError(
-                f"example {int(self.ids[row])} has {int(self.sizes[row])} tokens and micro_tokens is {micro_tokens}"
+                f"example {int(self.ids[row])} has {int(self.tokens_per_example[row])} tokens and micro_tokens is "
+                f"{micro_tokens}"
             )
         bounds, used = [0], 0
-        for i, length in enumerate(self.sizes.tolist()):
+        for i, length in enumerate(self.tokens_per_example.tolist()):
             if used + length > micro_tokens:
                 bounds.append(i)
                 used = 0
@@ -90,4 +91,4 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Everything that is computed with on another device; how many pieces a word has plans loops, and stays."""
         extras = {name: extra if name == "pieces" else extra.to(device) for name, extra in self.extras.items()}
-        return Batch(self.tokens.to(device), self.targets.to(device), self.ids, self.bytes, extras)
+        return Batch(self.tokens.to(device), self.targets.to(device), self.ids, self.num_bytes, extras)

@@ -2,7 +2,7 @@
 
 CACHE/<fingerprint>/train, validation, test   tables (Arrow, by `datasets`), a row per record; see examples.py
                     tokenizer.json, ...       what was learned from the training split
-                    facts.json                about source, vocabularies and splits, for run.json
+                    metadata.json                about source, vocabularies and splits, for run.json
                     manifest.json             SHA-256 of every file
 """
 
@@ -24,7 +24,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from seqlab.data.preprocessing.preprocessor import Form, require_fields
+from seqlab.data.preprocessing.preprocessor import Preprocessor, require_fields
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import DataError, InputError, counted
@@ -37,7 +37,7 @@ _ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus: memory-mapped tables by split, their vocabularies, and facts for run.json.
+    """A prepared corpus: memory-mapped tables by split, their vocabularies, and metadata for run.json.
 
     `fingerprint` is of the records and what became of them, `source` of the records alone.
     """
@@ -46,16 +46,19 @@ class Corpus:
     splits: dict[str, datasets.Dataset]
     fingerprint: str
     source: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def fields(self) -> tuple[str, ...]:
         """What the records of training had."""
-        return tuple(self.facts.get("fields", ()))
+        return tuple(self.metadata.get("fields", ()))
 
 
 def prepare(
-    source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, cache_dir: str | os.PathLike[str]
+    source: Source,
+    preprocessor: Preprocessor,
+    learned: TokenizerTrainer | Vocabularies,
+    cache_dir: str | os.PathLike[str],
 ) -> Corpus:
     """The corpus of a source in a form: read from the cache, or made and put there.
 
@@ -72,7 +75,7 @@ def prepare(
     """
     given = learned.digest if isinstance(learned, Vocabularies) else learned.fingerprint()
     rejects = Rejects(getattr(source, "on_error", "raise"), getattr(source, "max_rejected", 0.0))
-    parts = (source.fingerprint(), form.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
+    parts = (source.fingerprint(), preprocessor.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(cache_dir).expanduser().resolve() / fingerprint
     with _only_one(folder.with_suffix(".lock")):
@@ -81,7 +84,7 @@ def prepare(
             if folder.exists():
                 warnings.warn(f"prepared corpus {folder} is damaged ({damage}); preparing it anew", stacklevel=2)
                 shutil.rmtree(folder)
-            _make(folder, source, form, learned, rejects)
+            _make(folder, source, preprocessor, learned, rejects)
         return _load(folder, fingerprint, parts[0])
 
 
@@ -100,16 +103,18 @@ def _only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | Vocabularies, rejects: Rejects) -> None:
+def _make(
+    folder: Path, source: Source, preprocessor: Preprocessor, learned: TokenizerTrainer | Vocabularies, rejects: Rejects
+) -> None:
     """Write beside, then rename."""
     records = source.read(rejects)  # which settles what cannot be read; here it is about what does not fit the form
     for split in SPLITS:
-        require_fields(form, records[split], hasattr(source, "columns"))
-    vocabularies = learned if isinstance(learned, Vocabularies) else form.learn(records["train"], learned)
-    tables = {split: _table(split, records[split], form, vocabularies, rejects) for split in SPLITS}
+        require_fields(preprocessor, records[split], hasattr(source, "columns"))
+    vocabularies = learned if isinstance(learned, Vocabularies) else preprocessor.learn(records["train"], learned)
+    tables = {split: _table(split, records[split], preprocessor, vocabularies, rejects) for split in SPLITS}
     tokenizer = vocabularies.tokenizer
-    facts = {
-        "source": source.facts(),
+    metadata = {
+        "source": source.metadata(),
         "fields": [name for name in records["train"].column_names if name != "origin"],
         "rejected": rejects.counts,
         "tokenizer": {"end_token": tokenizer.end_token, "size": len(tokenizer), "lossless": tokenizer.lossless},
@@ -132,7 +137,7 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
             table.save_to_disk(beside / split)
         for name, content in vocabularies.files.items():
             (beside / name).write_bytes(content)
-        (beside / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (beside / "metadata.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
         manifest = {str(file.relative_to(beside)): _digest(file) for file in beside.rglob("*") if file.is_file()}
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
         beside.rename(folder)
@@ -143,13 +148,15 @@ def _make(folder: Path, source: Source, form: Form, learned: TokenizerTrainer | 
         ) from error
 
 
-def _table(split: str, records: pa.Table, form: Form, vocabularies: Vocabularies, rejects: Rejects) -> datasets.Dataset:
+def _table(
+    split: str, records: pa.Table, preprocessor: Preprocessor, vocabularies: Vocabularies, rejects: Rejects
+) -> datasets.Dataset:
     parts = []
     for start in range(0, len(records), _ROWS_AT_ONCE):
         some = records.slice(start, _ROWS_AT_ONCE)
         if "origin" not in records.column_names:
             some = some.append_column("origin", pa.array(f"{split}, record {start + i + 1}" for i in range(len(some))))
-        parts.append(form.rows(some, vocabularies, rejects))
+        parts.append(preprocessor.rows(some, vocabularies, rejects))
     rejects.settle(len(records), split)
     table = pa.concat_tables(parts)
     if not len(table):
@@ -174,12 +181,12 @@ def _digest(file: Path) -> str:
 
 
 def _load(folder: Path, fingerprint: str, source: str) -> Corpus:
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
     return Corpus(
-        vocabularies=Vocabularies.from_files(files, facts["end_tokens"], folder),
+        vocabularies=Vocabularies.from_files(files, metadata["end_tokens"], folder),
         splits={split: datasets.Dataset.load_from_disk(folder / split) for split in SPLITS},
         fingerprint=fingerprint,
         source=source,
-        facts=facts,
+        metadata=metadata,
     )

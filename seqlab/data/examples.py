@@ -46,7 +46,7 @@ class Rows(NamedTuple):
 
     columns: dict[str, tuple[Numbers, Int64s]]
     ids: Int64s
-    bytes: Int64s
+    num_bytes: Int64s
 
     def batch(self) -> Batch:
         layouts: dict[int, Layout] = {}  # columns that share their lengths share the layout
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
             tensor = torch.from_numpy(values)
             columns[name] = Ragged(tensor if tensor.is_floating_point() else tensor.long(), layout)
         tokens, targets = columns.pop("tokens"), columns.pop("targets")
-        return Batch(tokens, targets, torch.from_numpy(self.ids), torch.from_numpy(self.bytes), columns)
+        return Batch(tokens, targets, torch.from_numpy(self.ids), torch.from_numpy(self.num_bytes), columns)
 
 
 class Examples:

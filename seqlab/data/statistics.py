@@ -45,8 +45,8 @@ def statistics(corpus: Corpus, loaders: Mapping[str, Loader]) -> dict[str, Any]:
     splits, vocabularies = corpus.splits, corpus.vocabularies
     columns = splits["train"].column_names
     found = {
-        "source": corpus.facts["source"],
-        "rejected": corpus.facts["rejected"],
+        "source": corpus.metadata["source"],
+        "rejected": corpus.metadata["rejected"],
         "rows": {split: {**o.examples.report, "examples": len(o.examples)} for split, o in loaders.items()},
         "lengths": {
             name: {split: summary(part) for split, part in parts.items()} for name, parts in lengths(splits).items()

@@ -23,7 +23,7 @@ import pyarrow as pa
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
-from seqlab.data.preprocessing.preprocessor import Form
+from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.data.rejects import OnError, Rejects, Unusable
 from seqlab.data.sources.files import glance
 from seqlab.data.sources.source import SPLITS, Files
@@ -77,8 +77,8 @@ class Beginning:
         given = records_by_split(self.source, rejects)
         return tables({**given, "train": islice(given["train"], self.records)}, rejects, settings)
 
-    def facts(self) -> dict[str, Any]:
-        return {**self.source.facts(), "streamed": True, "training_records_learned_from": self.records}
+    def metadata(self) -> dict[str, Any]:
+        return {**self.source.metadata(), "streamed": True, "training_records_learned_from": self.records}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Streamed(Loader):
     def __init__(
         self,
         source: Files,
-        form: Form,
+        preprocessor: Preprocessor,
         vocabularies: Vocabularies,
         beginning: Examples | Windows,
         tokens: int,
@@ -126,7 +126,7 @@ class Streamed(Loader):
         over_long: str,
     ) -> None:
         super().__init__(beginning, tokens, pool, seed)
-        self.source, self.form, self.vocabularies = source, form, vocabularies
+        self.source, self.preprocessor, self.vocabularies = source, preprocessor, vocabularies
         self.longest, self.longest_side, self.over_long = max_length, max_length, over_long
         self._counts: dict[int, int] = {}
         self._longest_read = 0
@@ -185,7 +185,7 @@ class Streamed(Loader):
         records = self._records(at, rejects, kinds)
         while some := list(islice(records, _RECORDS_AT_ONCE)):
             table = pa.Table.from_pylist([fields for fields, *_ in some], schema_of(kinds))
-            rows = self.form.rows(table, self.vocabularies, rejects)
+            rows = self.preprocessor.rows(table, self.vocabularies, rejects)
             kept += len(rows)
             _, file, record = some[-1]
             yield rows, replace(at, file=file, record=record, kept=kept, rejected=rejects.total)

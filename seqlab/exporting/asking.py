@@ -1,4 +1,4 @@
-"""How a batch is put to programs of blocks (seqlab/exporting/programs.py); answers lie as those of `parity.expected`."""
+"""How a batch is put to programs of blocks (programs.py); answers lie as those of `parity.expected`."""
 
 from __future__ import annotations
 

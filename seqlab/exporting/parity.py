@@ -110,7 +110,7 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
         "sequences": sorted({len(lengths) for lengths in asked}),
         "longest_in_training": bundle.longest,
         "seconds": {name: seconds(call, batch) for name, call in calls.items()},
-        "seconds_of": {"sequences": len(batch), "tokens": batch.size, "threads": torch.get_num_threads()},
+        "seconds_of": {"sequences": len(batch), "tokens": batch.num_tokens, "threads": torch.get_num_threads()},
         "versions": {"seqlab": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
@@ -133,23 +133,23 @@ def cases(longest: int, room: int | None) -> list[list[int]]:
 
 def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
     """A batch of any tokens, with what else the task reads."""
-    facts, draw = bundle.vocabularies.facts, torch.Generator().manual_seed(len(lengths) + sum(lengths))
+    context, draw = bundle.vocabularies.build_context, torch.Generator().manual_seed(len(lengths) + sum(lengths))
 
     def numbers(below: int, layout: Layout) -> Ragged:
         return Ragged(torch.randint(below, (layout.total,), generator=draw), layout)
 
     layout = Layout(torch.tensor(lengths, dtype=torch.int64))
     masks = isinstance(bundle.task.model, MaskedLanguageModel)
-    tokens = numbers(facts["vocabulary"] + masks, layout)
+    tokens = numbers(context["vocabulary"] + masks, layout)
     extras: dict[str, Ragged] = {}
     if isinstance(bundle.task.model, Tagger):
         pieces = [_words_of(length, draw) for length in lengths]
         words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
         extras["pieces"] = Ragged(torch.tensor([*chain.from_iterable(pieces)], dtype=torch.int64), words)
-        if facts["word_vocabulary"] is not None:
-            extras["words"] = numbers(facts["word_vocabulary"], words)
+        if context["word_vocabulary"] is not None:
+            extras["words"] = numbers(context["word_vocabulary"], words)
     if isinstance(bundle.task.model, Seq2Seq):
-        extras["prefix"] = numbers(facts["target_vocabulary"], Layout(layout.lengths.roll(1)))  # some behind nothing
+        extras["prefix"] = numbers(context["target_vocabulary"], Layout(layout.lengths.roll(1)))  # some behind nothing
     return Batch(tokens, tokens, torch.arange(len(lengths)), torch.zeros(len(lengths)).long(), extras)
 
 

@@ -17,8 +17,8 @@ from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.plan import make_plan
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.masked_language_modeling import MaskedText
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.masked_language_modeling import MaskedLanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, counted
 from seqlab.layers.device import choose_device
@@ -72,11 +72,11 @@ class Predictor:
     """Answers with a trained model."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.task, self.form, self.vocabularies = bundle.task, bundle.form, bundle.vocabularies
-        self.example = bundle.form.example(bundle.fields)
+        self.task, self.preprocessor, self.vocabularies = bundle.task, bundle.preprocessor, bundle.vocabularies
+        self.example = bundle.preprocessor.example(bundle.fields)
         self.fields = bundle.fields
         # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
-        cuts = bundle.over_long == "truncate" and not isinstance(bundle.form, Text)
+        cuts = bundle.over_long == "truncate" and not isinstance(bundle.preprocessor, LanguageModelingPreprocessor)
         self.longest = bundle.max_length if cuts else None
         self.room: int | None = getattr(self.task.model, "max_length", None)
         self.most_words: int | None = getattr(self.task.model, "max_words", None)
@@ -136,8 +136,8 @@ class Predictor:
     @property
     def ranks(self) -> bool:
         """Whether answers list classes, or candidates for a mask, with their probabilities: `top_k` of them."""
-        of_classes = self.vocabularies.labels is not None and "tags" not in self.form.fields
-        return of_classes or isinstance(self.form, MaskedText)
+        of_classes = self.vocabularies.labels is not None and "tags" not in self.preprocessor.fields
+        return of_classes or isinstance(self.preprocessor, MaskedLanguageModelingPreprocessor)
 
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an item that are read.
@@ -147,7 +147,7 @@ class Predictor:
         """
         if "pair" in self.fields and "pair" not in item:
             raise ValueError(f'the model reads pairs: expected an object such as {self.example}; "pair": null is none')
-        record = self.form.record(item)
+        record = self.preprocessor.record(item)
         if self.fields and "pair" in record and "pair" not in self.fields:
             raise ValueError(f'the model reads single texts: expected an object such as {self.example}, and no "pair"')
         return record
@@ -174,7 +174,7 @@ class Predictor:
             return []
         known = dict.fromkeys(name for record in records for name in record)
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
-        rows = self.form.rows(pa.table(columns), self.vocabularies, Rejects())
+        rows = self.preprocessor.rows(pa.table(columns), self.vocabularies, Rejects())
         lengths = rows.column("length").to_pylist()
         read = [min(length, self.longest or length) for length in lengths]
         begun = [1] * len(rows)  # of a target; source and target have positions of their own
@@ -234,7 +234,7 @@ class Predictor:
             batch = examples.batch(plan[i])
             answers = self.task.answer(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
-                told[example] = self.form.told(answer, asked[example].record, self.vocabularies)
+                told[example] = self.preprocessor.told(answer, asked[example].record, self.vocabularies)
         return [told[example] for example in range(len(asked))]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from seqlab.layers import linear as product
+from seqlab.layers import linear
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
-from seqlab.layers.recurrent import minimal as scan
-from seqlab.layers.recurrent import unroll
+from seqlab.layers.recurrent import minimal, unroll
 from seqlab.layers.recurrent.cells import GatedCell
 from seqlab.layers.recurrent.minimal import MinimalCell
 from seqlab.layers.recurrent.stack import Recurrence
@@ -19,7 +18,7 @@ from seqlab.layers.universal import UniversalTransformer
 
 def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Part of the model to what computes it, on that device and with products in that dtype."""
-    words = {"linear maps": product.in_words(device, dtype)}
+    words = {"linear maps": linear.in_words(device, dtype)}
     for module in model.modules():
         if isinstance(module, SelfAttention):
             words["attention"] = module.kernel(device, dtype)
@@ -33,7 +32,7 @@ def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[
             if isinstance(module.cell, GatedCell):
                 words["recurrence"] = unroll.in_words(device)
             elif isinstance(module.cell, MinimalCell):
-                words["recurrence"] = scan.in_words(device)
+                words["recurrence"] = minimal.in_words(device)
             else:
                 words["recurrence"] = f"the cell's own {'unroll' if hasattr(module.cell, 'unroll') else 'operators'}"
     return words

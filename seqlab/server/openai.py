@@ -36,7 +36,7 @@ from seqlab.server.requests import (
     unless_left,
 )
 from seqlab.server.service import Service
-from seqlab.storage import json as valid_json
+from seqlab.storage.json import dump_json
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ async def stream(
 
 
 def event(content: Mapping[str, Any]) -> str:
-    return f"data: {valid_json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {dump_json(content, ensure_ascii=False)}\n\n"
 
 
 # ------------------------------------------------------------------ of an answer

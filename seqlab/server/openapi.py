@@ -153,7 +153,7 @@ def components(service: Service, options: type[BaseModel], *others: type[BaseMod
 def item(service: Service) -> Schema:
     """What a task's form reads of an item; what else stands in it is let pass."""
     example = json.loads(service.predictor.example)
-    fields = service.predictor.form.fields
+    fields = service.predictor.preprocessor.fields
     names = NAMES.get(fields[0], ())  # a form of your own may read anything
     properties = {name: TEXTS if name == "words" else TEXT for name in names}
     single = service.predictor.fields and "pair" not in service.predictor.fields

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from seqlab.inference.predictor import Asked
 from seqlab.server.queue import ClosedError, FailedError, FullError, Job
 from seqlab.server.service import Service, TooMuchError
-from seqlab.storage import json as valid_json
+from seqlab.storage.json import dump_json
 
 LATER = {"retry-after": "1"}
 T = TypeVar("T")
@@ -247,4 +247,4 @@ async def leaves(request: Request) -> None:
 
 def as_json(content: Any) -> Response:
     """NaN is null there."""
-    return Response(valid_json.dumps(content, ensure_ascii=False), media_type="application/json")
+    return Response(dump_json(content, ensure_ascii=False), media_type="application/json")

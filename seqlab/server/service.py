@@ -14,7 +14,7 @@ from seqlab.errors import InputError, require_positive
 from seqlab.inference.predictor import Asked, Predictor, TooLongError, likeliest
 from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
-from seqlab.server import continuous_batching as continuous
+from seqlab.server import continuous_batching
 from seqlab.server.metrics import Metrics
 from seqlab.server.queue import Budget, Job, Queue, answer_batches
 
@@ -157,7 +157,7 @@ class Service:
             job = Job(asked, asked.tokens, deadline=deadline)
         else:
             how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
-            prompt = continuous.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
+            prompt = continuous_batching.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
             held = how.width * (asked.tokens + how.max_tokens)
             job = Job(prompt, asked.tokens, how.width, held, deadline)
             self.metrics.writes(job, in_steps=how.width == 1)
@@ -186,7 +186,7 @@ class Service:
     def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:
         """An answer, for people."""
         if self.decoding is not None:
-            return self.predictor.form.told(answer, asked.record, self.predictor.vocabularies)
+            return self.predictor.preprocessor.told(answer, asked.record, self.predictor.vocabularies)
         return likeliest(answer, top_k)
 
     def warm_up(self) -> None:
@@ -221,7 +221,7 @@ class Service:
         task: Any = self.predictor.task
         budget = Budget(batching.tokens, batching.rows, batching.running_tokens)
         device = self.predictor.device
-        continuous.write(
+        continuous_batching.write(
             self.queue,
             task.model,
             self._begin,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def dumps(value: Any, **options: Any) -> str:
+def dump_json(value: Any, **options: Any) -> str:
     """`json.dumps` with null in place of NaN and infinity, which other readers than Python's refuse."""
     return json.dumps(_finite(value), allow_nan=False, **options)
 

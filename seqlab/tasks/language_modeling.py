@@ -38,7 +38,7 @@ class LanguageModeling:
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": batch.targets.layout.total}
         if self.lossless:
-            counts["bits_per_byte"] = int(batch.bytes.sum())
+            counts["bits_per_byte"] = int(batch.num_bytes.sum())
         return {**counts, **dict.fromkeys(self.model.costs, batch.tokens.layout.total)}
 
     def step(self, batch: Batch) -> StepOutput:

@@ -38,7 +38,7 @@ class Vocabularies:
         return self.target or self.tokenizer
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def build_context(self) -> dict[str, Any]:
         """What a model is built to: the number of tokens, labels, words."""
         return {
             "vocabulary": len(self.tokenizer),

@@ -35,7 +35,7 @@ def differences(task: Task, batch: Batch) -> dict[str, tuple[float, float]]:
     whole = _terms_and_gradients(task, [batch])
     size = len(batch)
     shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    budget = max(int(batch.sizes.max()), batch.size // 3)
+    budget = max(int(batch.tokens_per_example.max()), batch.num_tokens // 3)
     with backend("plain"):
         plain = _terms_and_gradients(task, [batch])
     others = {

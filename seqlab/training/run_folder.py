@@ -1,7 +1,7 @@
 """The folder of one run: who may write to it, what it is a run of, and how it ended.
 
     config.yaml      the resolved configuration
-    run.json         the marker of a run folder: facts, times, status (running | success | failed | interrupted)
+    run.json         the marker of a run folder: metadata, times, status (running | success | failed | interrupted)
     summary.json     final figures
     error.txt        the traceback, where the run failed
     .lock            held by the process that writes here
@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Any
 
 from seqlab.errors import FolderInUseError, InputError, StoppedError
-from seqlab.storage import json as valid_json
 from seqlab.storage.files import replace_file
+from seqlab.storage.json import dump_json
 
 FORMAT_VERSION = 1
 
@@ -40,9 +40,9 @@ class RunFolder:
     it writes the status that fits how the block ended. Where that was before `begin`, it leaves things as they were.
     """
 
-    def __init__(self, path: Path, lock: int, facts: dict[str, Any], made: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, lock: int, metadata: dict[str, Any], made: Iterable[Path] = ()) -> None:
         self.path, self.made = path, tuple(made)
-        self.facts = facts
+        self.metadata = metadata
         self.begun = False
         self._lock = lock
 
@@ -85,7 +85,7 @@ class RunFolder:
         try:
             _require_ours_or_empty(path, "run.json")
             if (path / "run.json").exists():
-                status = read_facts(path).get("status")
+                status = read_metadata(path).get("status")
                 ended = "a finished run" if status == "success" else f"a run that has not finished (status {status})"
                 raise InputError(
                     f"output_dir={path} holds {ended}; continue it with resume={path}, or choose another output_dir"
@@ -111,23 +111,23 @@ class RunFolder:
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            return cls(path, lock, read_facts(path))
+            return cls(path, lock, read_metadata(path))
         except BaseException:
             os.close(lock)
             raise
 
-    def begin(self, config: str, facts: dict[str, Any]) -> None:
+    def begin(self, config: str, metadata: dict[str, Any]) -> None:
         """Training starts, or goes on.
 
         Args:
             config: text of config.yaml; a run that goes on keeps its own.
-            facts: what run.json says besides status and times; a run that goes on keeps its own.
+            metadata: what run.json says besides status and times; a run that goes on keeps its own.
         """
-        if self.facts:
-            news: dict[str, Any] = {"resumed": [*self.facts.get("resumed", []), _now()]}
+        if self.metadata:
+            news: dict[str, Any] = {"resumed": [*self.metadata.get("resumed", []), _now()]}
             (self.path / "error.txt").unlink(missing_ok=True)
         else:
-            news = {"format_version": FORMAT_VERSION, **facts, "started": _now()}
+            news = {"format_version": FORMAT_VERSION, **metadata, "started": _now()}
             replace_file(self.path / "config.yaml", config.encode())
         self.record(**news, status="running", ended=None)
         self.begun = True
@@ -141,10 +141,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def record(self, **facts: Any) -> None:
-        """Adds facts to run.json, whole or not at all."""
-        self.facts |= facts
-        replace_file(self.path / "run.json", _json(self.facts))
+    def record(self, **metadata: Any) -> None:
+        """Adds metadata to run.json, whole or not at all."""
+        self.metadata |= metadata
+        replace_file(self.path / "run.json", _json(self.metadata))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""
@@ -152,7 +152,7 @@ class RunFolder:
 
     def _leave_no_trace(self) -> None:
         """Folders made for a run that never began go again, unless they hold something."""
-        if not self.facts:
+        if not self.metadata:
             (self.path / ".lock").unlink(missing_ok=True)
             with suppress(OSError):
                 for folder in self.made:
@@ -216,19 +216,19 @@ def _require_ours_or_empty(path: Path, marker: str) -> None:
         )
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((path / "run.json").read_bytes())
-        version = facts["format_version"]
+        metadata = json.loads((path / "run.json").read_bytes())
+        version = metadata["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run.json'} is damaged ({error}); choose another output_dir") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: a run of format {version}, this seqlab reads format {FORMAT_VERSION}")
-    return dict(facts)
+    return dict(metadata)
 
 
-def _json(facts: dict[str, Any]) -> bytes:
-    return (valid_json.dumps(facts, indent=2) + "\n").encode()
+def _json(metadata: dict[str, Any]) -> bytes:
+    return (dump_json(metadata, indent=2) + "\n").encode()
 
 
 def _now() -> str:

@@ -61,12 +61,12 @@ class State:
         if self.batch == self.batches:
             self.epoch, self.batch = self.epoch + 1, 0
         cells = sum(map(padded_cells, batch.layouts))
-        self.tokens += batch.size
+        self.tokens += batch.num_tokens
         self.sequences += len(batch)
         self.cells += cells
-        self.figures.add("batch_tokens", batch.size, 1)
+        self.figures.add("batch_tokens", batch.num_tokens, 1)
         self.figures.add("batch_seqs", len(batch), 1)
-        self.figures.add("padding_fraction", cells - batch.size, cells)
+        self.figures.add("padding_fraction", cells - batch.num_tokens, cells)
 
     def worked(self, flops: float, seconds: float, gemm_peak: float) -> None:
         """Takes note of a step's useful FLOPs and time, and of the FLOP/s that the machine could do."""

@@ -86,7 +86,7 @@ class Throughput:
         if self.device.type == "cpu":
             self.gemm_peak = max(self.gemm_peak, gemm_peak(self.device, self.dtype))
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the figures were measured on, for run.json."""
         return {
             "device": str(self.device),

@@ -191,7 +191,7 @@ class Trainer:
         flops = self.task.flops(batch)
         self.state.seconds = time.perf_counter() - self.started
         self.state.worked(flops, waited + worked, self.throughput.gemm_peak)
-        self.throughput.add(batch.size, flops, waited, worked)
+        self.throughput.add(batch.num_tokens, flops, waited, worked)
         heap.trim()
 
     def _log(self) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict
 from seqlab.bundle import PARTS
 from seqlab.config.compose import conf_folder, first_job
 from seqlab.config.instantiate import instantiate, mistakes
-from seqlab.config.schema import FACTS as FOR_TASKS
+from seqlab.config.schema import CONTEXT as FOR_TASKS
 from seqlab.config.schema import SECTIONS, Settings
 from seqlab.text.tokenizer_training import Bytes
 from seqlab.text.vocabularies import Vocabularies
@@ -25,10 +25,10 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [path for path in FILES if len(path.parts) > 1]
 
 # What is found out at run time, and passed when a part of this group is built.
-FACTS = {
+CONTEXT = {
     "model": {"vocabulary"},
     "word_vectors": {"word_vocabulary"},
-    **{group: set(facts) for group, (_, facts) in SECTIONS.items()},
+    **{group: set(context) for group, (_, context) in SECTIONS.items()},
 }
 
 
@@ -71,7 +71,7 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
         assert get_type_hints(target.__init__ if isinstance(target, type) else target)  # else no type would be checked
     required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
     # What a partial node requires and does not hold is passed by whoever calls it.
-    knobs = parameters.keys() - FACTS.get(group, set()) - (required - node.keys() if node.get("_partial_") else set())
+    knobs = parameters.keys() - CONTEXT.get(group, set()) - (required - node.keys() if node.get("_partial_") else set())
     chosen = {name for choice in node.get("defaults", []) if choice != "_self_" for name in choice}
     assert (node.keys() - {"_target_", "_partial_", "defaults"}) | chosen == knobs
     for name in knobs - chosen:
@@ -85,7 +85,7 @@ def test_a_node_lists_every_knob_with_the_default_of_the_signature(key: str, gro
 
 
 def test_the_facts_are_those_that_vocabularies_tell() -> None:
-    assert Vocabularies(Bytes().train(())).facts.keys() == set(FOR_TASKS)
+    assert Vocabularies(Bytes().train(())).build_context.keys() == set(FOR_TASKS)
 
 
 def test_a_bundle_may_name_whatever_a_model_is_configured_with() -> None:
@@ -95,11 +95,11 @@ def test_a_bundle_may_name_whatever_a_model_is_configured_with() -> None:
 
 @pytest.mark.parametrize("section", [key for key, (target, _) in SECTIONS.items() if target])
 def test_a_section_lists_every_knob_with_the_default_of_the_signature(section: str) -> None:
-    target, facts = SECTIONS[section]
+    target, context = SECTIONS[section]
     assert target is not None
     parameters = inspect.signature(target).parameters
     values = read(Path("train.yaml"))[section]
-    assert values.keys() == parameters.keys() - set(facts)
+    assert values.keys() == parameters.keys() - set(context)
     for name, value in values.items():
         if parameters[name].default is not inspect.Parameter.empty:
             assert value == parameters[name].default, name
@@ -124,7 +124,7 @@ def test_every_choice_composes_and_fits(path: Path) -> None:
     assert isinstance(tree, dict)
     top = group.partition("/")[0]
     if top in tree:
-        assert mistakes(tree[top], top, facts=FACTS.get(top, ())) == []
+        assert mistakes(tree[top], top, context=CONTEXT.get(top, ())) == []
 
 
 @pytest.mark.parametrize("name", sorted(PRIMARY))

@@ -93,7 +93,7 @@ def test_a_plain_section_is_checked_against_the_target_it_is_given() -> None:
 
     made = instantiate({"message": "bye"}, "stop", target=StoppedError, signal_number=15)
     assert made.exit_code == 143
-    assert mistakes({"mesage": "bye"}, "stop", target=StoppedError, facts={"signal_number"}) == [
+    assert mistakes({"mesage": "bye"}, "stop", target=StoppedError, context={"signal_number"}) == [
         "stop.mesage: no argument of StoppedError (did you mean message?); drop it with ~stop.mesage",
         "stop.message: missing, expected str; add +stop.message=...",
     ]
@@ -142,14 +142,14 @@ def test_values_that_fit(name: str, value: object) -> None:
     ],
 )
 def test_values_that_do_not_fit(name: str, value: object, expected: str) -> None:
-    (line,) = mistakes(model(**{name: value}), "model", trust=TRUST, facts={"vocabulary"})
+    (line,) = mistakes(model(**{name: value}), "model", trust=TRUST, context={"vocabulary"})
     assert line == f"model.{name}: expected {expected}, got {value!r}; change model.{name}=..."
 
 
 def test_a_part_of_the_wrong_kind_is_refused() -> None:
-    (line,) = mistakes(model(lid={"_target_": "parts.Box", "width": 1}), "model", trust=TRUST, facts={"vocabulary"})
+    (line,) = mistakes(model(lid={"_target_": "parts.Box", "width": 1}), "model", trust=TRUST, context={"vocabulary"})
     assert line == "model.lid: expected a node with _target_ (Lid) or null, got Box; change model.lid=..."
-    assert mistakes(model(label={"_target_": "parts.Box", "width": 1}), "model", trust=TRUST, facts={"vocabulary"})
+    assert mistakes(model(label={"_target_": "parts.Box", "width": 1}), "model", trust=TRUST, context={"vocabulary"})
 
 
 def test_all_mistakes_of_a_tree_are_told_at_once() -> None:
@@ -253,8 +253,8 @@ def test_torch_modules_and_seqlab_parts_are_parts() -> None:
     layer = instantiate({"_target_": "torch.nn.Linear", "in_features": 2, "bias": False}, "head", out_features=3)
     assert layer.weight.shape == (3, 2)
     assert instantiate({"_target_": "seqlab.data.batch.Batch", "_partial_": True}, "batch")
-    assert not mistakes({"_target_": "seqlab.training.optimizers.adamw"}, "o", facts={"model"})
-    assert not mistakes({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95]}, "o", facts={"params"})
+    assert not mistakes({"_target_": "seqlab.training.optimizers.adamw"}, "o", context={"model"})
+    assert not mistakes({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95]}, "o", context={"params"})
 
 
 def test_the_module_alone_loads_no_torch() -> None:

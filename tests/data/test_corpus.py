@@ -16,7 +16,7 @@ import pytest
 
 from seqlab.data import corpus as corpus_module
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.source import SPLITS
 from seqlab.errors import DataError, InputError
@@ -47,7 +47,7 @@ class Memory:
         time.sleep(self.seconds)
         return {split: pa.table({"text": texts}) for split, texts in TEXTS.items()}
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"name": self.name}
 
     def times_read(self) -> int:
@@ -77,7 +77,7 @@ def source(tmp_path: Path) -> Memory:
 
 
 def test_rows_are_marked_and_counted(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, Text(), BytePairs(270), tmp_path / "cache")
+    corpus = prepare(source, LanguageModelingPreprocessor(), BytePairs(270), tmp_path / "cache")
     assert list(corpus.splits) == list(SPLITS)
     end = corpus.vocabularies.tokenizer.end
     for split, texts in TEXTS.items():
@@ -91,27 +91,27 @@ def test_rows_are_marked_and_counted(source: Memory, tmp_path: Path) -> None:
             assert row["length"] == len(ids) + 1
             assert row["bytes"] == len(text.encode()) + 1
     totals = {"sequences": 3, "tokens": sum(corpus.splits["test"]["length"]), "bytes": 5 + 6 + 50 + 3}
-    assert corpus.facts["splits"]["test"] == totals
-    assert corpus.facts["source"] == {"name": "memory"}
-    assert corpus.facts["tokenizer"]["lossless"] is True
+    assert corpus.metadata["splits"]["test"] == totals
+    assert corpus.metadata["source"] == {"name": "memory"}
+    assert corpus.metadata["tokenizer"]["lossless"] is True
 
 
 def test_only_the_training_split_teaches_the_tokenizer(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, Text(), Words(100), tmp_path / "cache")
+    corpus = prepare(source, LanguageModelingPreprocessor(), Words(100), tmp_path / "cache")
     unknown = corpus.vocabularies.tokenizer.encode(["never seen"])[0][0]
     assert corpus.splits["validation"][0]["tokens"][1:-1] == [unknown] * 2
 
 
 def test_the_second_time_nothing_is_read_or_trained(source: Memory, tmp_path: Path) -> None:
-    first = prepare(source, Text(), BytePairs(270), tmp_path / "cache")
+    first = prepare(source, LanguageModelingPreprocessor(), BytePairs(270), tmp_path / "cache")
     start = time.perf_counter()
-    second = prepare(source, Text(), Untouched(BytePairs(270)), tmp_path / "cache")
+    second = prepare(source, LanguageModelingPreprocessor(), Untouched(BytePairs(270)), tmp_path / "cache")
     assert time.perf_counter() - start < 1
     assert source.times_read() == 1
     assert rows(second) == rows(first)
     assert second.fingerprint == first.fingerprint
     assert second.vocabularies.digest == first.vocabularies.digest
-    assert second.facts == first.facts
+    assert second.metadata == first.metadata
 
 
 def test_another_source_tokenizer_or_format_is_another_corpus(
@@ -119,22 +119,22 @@ def test_another_source_tokenizer_or_format_is_another_corpus(
 ) -> None:
     cache = tmp_path / "cache"
     prints = {
-        prepare(source, Text(), BytePairs(270), cache).fingerprint,
-        prepare(source, Text(), Bytes(), cache).fingerprint,
+        prepare(source, LanguageModelingPreprocessor(), BytePairs(270), cache).fingerprint,
+        prepare(source, LanguageModelingPreprocessor(), Bytes(), cache).fingerprint,
     }
-    prints.add(prepare(Memory(source.log, "other"), Text(), Bytes(), cache).fingerprint)
+    prints.add(prepare(Memory(source.log, "other"), LanguageModelingPreprocessor(), Bytes(), cache).fingerprint)
     monkeypatch.setattr(corpus_module, "_FORMAT", 0)
-    prints.add(prepare(source, Text(), Bytes(), cache).fingerprint)
+    prints.add(prepare(source, LanguageModelingPreprocessor(), Bytes(), cache).fingerprint)
     assert len(prints) == 4
 
 
-FILES = ["tokenizer.json", "facts.json", "manifest.json", "train/state.json", "test/data-00000-of-00001.arrow"]
+FILES = ["tokenizer.json", "metadata.json", "manifest.json", "train/state.json", "test/data-00000-of-00001.arrow"]
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["missing", "empty", "shorter", "one bit"])
 def test_damage_is_noticed_and_repaired(name: str, damage: str, source: Memory, tmp_path: Path) -> None:
-    good = prepare(source, Text(), Bytes(), tmp_path / "cache")
+    good = prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
     file, expected = tmp_path / "cache" / good.fingerprint / name, rows(good)
     del good  # whoever still maps a file that is cut dies of SIGBUS: there is no defence against that
     content = bytearray(file.read_bytes())
@@ -148,19 +148,19 @@ def test_damage_is_noticed_and_repaired(name: str, damage: str, source: Memory, 
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     with pytest.warns(UserWarning, match="damaged"):
-        repaired = prepare(source, Text(), Bytes(), tmp_path / "cache")
+        repaired = prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
     assert rows(repaired) == expected
     assert source.times_read() == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prepare(source, Text(), Untouched(Bytes()), tmp_path / "cache")
+        prepare(source, LanguageModelingPreprocessor(), Untouched(Bytes()), tmp_path / "cache")
 
 
 def test_what_a_killed_process_left_is_no_obstacle(source: Memory, tmp_path: Path) -> None:
-    fingerprint = prepare(source, Text(), Bytes(), tmp_path / "a").fingerprint
+    fingerprint = prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "a").fingerprint
     (tmp_path / "b" / f"{fingerprint}.partial" / "train").mkdir(parents=True)
     (tmp_path / "b" / f"{fingerprint}.lock").write_text("")
-    prepare(source, Text(), Bytes(), tmp_path / "b")
+    prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "b")
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [fingerprint, f"{fingerprint}.lock"]
 
 
@@ -173,19 +173,19 @@ def test_nothing_half_written_where_preparing_fails(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", no_room)
         with pytest.raises(DataError, match=r"No space left.*SEQLAB_CACHE="):
-            prepare(source, Text(), Bytes(), tmp_path / "cache")
+            prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    prepare(source, Text(), Bytes(), tmp_path / "cache")
+    prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(source: Memory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/cache.*SEQLAB_CACHE="):
-        prepare(source, Text(), Bytes(), tmp_path / "file" / "cache")
+        prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "file" / "cache")
 
 
 def prepare_and_report(log: Path, cache: Path, results: Any) -> None:
-    corpus = prepare(Memory(log, seconds=0.3), Text(), Bytes(), cache)
+    corpus = prepare(Memory(log, seconds=0.3), LanguageModelingPreprocessor(), Bytes(), cache)
     results.put((corpus.fingerprint, len(corpus.splits["train"]), corpus.splits["test"][1]["tokens"]))
 
 
@@ -206,11 +206,11 @@ def test_processes_that_want_the_same_at_once(source: Memory, tmp_path: Path) ->
 
 
 def test_no_progress_bars_no_warnings(source: Memory, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    prepare(source, Text(), BytePairs(270), tmp_path / "cache")
-    prepare(source, Text(), BytePairs(270), tmp_path / "cache")
+    prepare(source, LanguageModelingPreprocessor(), BytePairs(270), tmp_path / "cache")
+    prepare(source, LanguageModelingPreprocessor(), BytePairs(270), tmp_path / "cache")
     assert capfd.readouterr() == ("", "")
 
 
 def test_facts_are_json(source: Memory, tmp_path: Path) -> None:
-    corpus = prepare(source, Text(), Bytes(), tmp_path / "cache")
-    assert json.loads((tmp_path / "cache" / corpus.fingerprint / "facts.json").read_text()) == corpus.facts
+    corpus = prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
+    assert json.loads((tmp_path / "cache" / corpus.fingerprint / "metadata.json").read_text()) == corpus.metadata

@@ -50,8 +50,10 @@ def test_batches_are_shifted_rows_longest_first(indices: list[int], make_table: 
     assert batch.ids.tolist() == sorted(indices, key=lambda i: -LENGTHS[i])  # sorted() keeps the order of equal ones
     rows = [table[i]["tokens"] for i in batch.ids.tolist()]
     assert pairs(batch) == [(row[:-1], row[1:]) for row in rows]
-    assert batch.bytes.tolist() == [3 * LENGTHS[i] for i in batch.ids.tolist()]
-    assert {batch.tokens.values.dtype, batch.targets.values.dtype, batch.ids.dtype, batch.bytes.dtype} == {torch.int64}
+    assert batch.num_bytes.tolist() == [3 * LENGTHS[i] for i in batch.ids.tolist()]
+    assert {batch.tokens.values.dtype, batch.targets.values.dtype, batch.ids.dtype, batch.num_bytes.dtype} == {
+        torch.int64
+    }
 
 
 @pytest.mark.parametrize("kind", ["chunks", "empty chunk", "shuffled", "selected", "on disk", "all of it"])
@@ -70,7 +72,7 @@ def test_rows_are_found_in_any_kind_of_table(kind: str, make_table: MakeTable) -
     batch = examples.batch(range(len(table)))
     rows = [table[i]["tokens"] for i in batch.ids.tolist()]
     assert pairs(batch) == [(row[:-1], row[1:]) for row in rows]
-    assert batch.bytes.tolist() == [table[i]["bytes"] for i in batch.ids.tolist()]
+    assert batch.num_bytes.tolist() == [table[i]["bytes"] for i in batch.ids.tolist()]
 
 
 def test_a_batch_of_none(make_table: MakeTable) -> None:
@@ -118,7 +120,7 @@ def test_truncate(make_table: MakeTable) -> None:
     assert examples.lengths.tolist() == [3, 1, 5, 1, 5, 3, 5, 0, 5]
     batch = examples.batch([4])
     assert pairs(batch) == [(table[4]["tokens"][:5], table[4]["tokens"][1:6])]
-    assert batch.bytes.tolist() == [15]  # of 12 tokens and 36 bytes
+    assert batch.num_bytes.tolist() == [15]  # of 12 tokens and 36 bytes
     assert examples.report["over_long_rows"] == 3
     assert examples.report["over_long_tokens"] == 7 + 12 + 9
     assert examples.report["lost_tokens"] == 2 + 7 + 4

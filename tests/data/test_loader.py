@@ -34,7 +34,7 @@ def examples(make_table: MakeTable) -> Examples:
 def equal(a: Batch, b: Batch) -> bool:
     return (
         torch.equal(a.ids, b.ids)
-        and torch.equal(a.bytes, b.bytes)
+        and torch.equal(a.num_bytes, b.num_bytes)
         and a.tokens.layout == b.tokens.layout
         and a.targets.layout == b.targets.layout
         and torch.equal(a.tokens.values, b.tokens.values)

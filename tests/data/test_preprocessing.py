@@ -11,27 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.bundle import facts
+from seqlab.bundle import metadata
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
-from seqlab.data.preprocessing.classification import TextAndLabel
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.preprocessor import Form, require_fields
-from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
-from seqlab.data.preprocessing.tagging import WordsAndTags
+from seqlab.data.preprocessing.classification import ClassificationPreprocessor
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.preprocessor import Preprocessor, require_fields
+from seqlab.data.preprocessing.sequence_to_sequence import SequenceToSequencePreprocessor
+from seqlab.data.preprocessing.tagging import TaggingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError
 from seqlab.text.tokenizer_training import Bytes, Words
 from seqlab.text.vocabularies import Vocabularies
 
 
-def prepared(form: Form, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects | None = None) -> Examples:
-    rows = form.rows(records, vocabularies, rejects or Rejects())
+def prepared(
+    preprocessor: Preprocessor, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects | None = None
+) -> Examples:
+    rows = preprocessor.rows(records, vocabularies, rejects or Rejects())
     return Examples(datasets.Dataset(datasets.table.InMemoryTable(rows)))
 
 
-def batch_of(form: Form, records: pa.Table, vocabularies: Vocabularies) -> Batch:
-    examples = prepared(form, records, vocabularies)
+def batch_of(preprocessor: Preprocessor, records: pa.Table, vocabularies: Vocabularies) -> Batch:
+    examples = prepared(preprocessor, records, vocabularies)
     return examples.batch(range(len(examples)))
 
 
@@ -49,20 +51,20 @@ def decoded(vocabularies: Vocabularies, ids: list[int]) -> list[str]:
 
 def test_text_predicts_its_next_token() -> None:
     records = pa.table({"text": ["ab", "", "c"]})
-    vocabularies = Text().learn(records, Bytes())
-    batch = batch_of(Text(), records, vocabularies)
+    vocabularies = LanguageModelingPreprocessor().learn(records, Bytes())
+    batch = batch_of(LanguageModelingPreprocessor(), records, vocabularies)
     end = vocabularies.tokenizer.end
     a, b, c = (vocabularies.tokenizer.encode([x])[0][0] for x in "abc")
     assert by_id(batch, batch.tokens) == {0: [end, a, b], 1: [end], 2: [end, c]}
     assert by_id(batch, batch.targets) == {0: [a, b, end], 1: [end], 2: [c, end]}
-    assert dict(zip(batch.ids.tolist(), batch.bytes.tolist(), strict=True)) == {0: 3, 1: 1, 2: 2}
+    assert dict(zip(batch.ids.tolist(), batch.num_bytes.tolist(), strict=True)) == {0: 3, 1: 1, 2: 2}
 
 
 def test_a_class_for_each_text() -> None:
     records = pa.table({"text": ["good", "", "so so"], "label": ["pos", "neg", "pos"]})
-    vocabularies = TextAndLabel().learn(records, Bytes())
+    vocabularies = ClassificationPreprocessor().learn(records, Bytes())
     assert vocabularies.labels == ("neg", "pos")
-    batch = batch_of(TextAndLabel(), records, vocabularies)
+    batch = batch_of(ClassificationPreprocessor(), records, vocabularies)
     assert by_id(batch, batch.targets) == {0: [1], 1: [0], 2: [1]}
     assert {i: decoded(vocabularies, ids) for i, ids in by_id(batch, batch.tokens).items()} == {
         0: ["", "good"],
@@ -73,8 +75,8 @@ def test_a_class_for_each_text() -> None:
 
 def test_pairs_are_parted_by_an_end_mark() -> None:
     records = pa.table({"text": ["a", "b"], "pair": ["xy", ""], "label": ["1", "0"]})
-    vocabularies = TextAndLabel().learn(records, Bytes())
-    batch = batch_of(TextAndLabel(), records, vocabularies)
+    vocabularies = ClassificationPreprocessor().learn(records, Bytes())
+    batch = batch_of(ClassificationPreprocessor(), records, vocabularies)
     assert [decoded(vocabularies, ids) for _, ids in sorted(by_id(batch, batch.tokens).items())] == [
         ["", "a", "xy"],
         ["", "b", ""],
@@ -84,42 +86,42 @@ def test_pairs_are_parted_by_an_end_mark() -> None:
 @pytest.mark.parametrize("labels", [["a, b", "", "b"], [["b", "a", "a"], [], ["b"]]])
 def test_any_number_of_classes(labels: list[Any]) -> None:
     records = pa.table({"text": ["x", "y", "z"], "label": labels})
-    form = TextAndLabel(answer="many")
-    vocabularies = form.learn(records, Bytes())
-    batch = batch_of(form, records, vocabularies)
+    preprocessor = ClassificationPreprocessor(answer="many")
+    vocabularies = preprocessor.learn(records, Bytes())
+    batch = batch_of(preprocessor, records, vocabularies)
     assert {i: sorted(ids) for i, ids in by_id(batch, batch.targets).items()} == {0: [0, 1], 1: [], 2: [1]}
 
 
 def test_numbers() -> None:
     records = pa.table({"text": ["x", "y"], "label": ["2.5", "-1"]})
-    form = TextAndLabel(answer="number")
-    vocabularies = form.learn(records, Bytes())
-    batch = batch_of(form, records, vocabularies)
+    preprocessor = ClassificationPreprocessor(answer="number")
+    vocabularies = preprocessor.learn(records, Bytes())
+    batch = batch_of(preprocessor, records, vocabularies)
     assert batch.targets.values.dtype.is_floating_point
     assert by_id(batch, batch.targets) == {0: [2.5], 1: [-1.0]}
     with pytest.raises(InputError, match=r"file, line 9: the label 'nan' is no number; see form.answer"):
-        prepared(form, pa.table({"text": ["x"], "label": ["nan"], "origin": ["file, line 9"]}), vocabularies)
+        prepared(preprocessor, pa.table({"text": ["x"], "label": ["nan"], "origin": ["file, line 9"]}), vocabularies)
 
 
 def test_ignored_classes_are_read_and_not_predicted() -> None:
     records = pa.table({"text": ["x", "y", "z"], "label": ["a", "b", "?"]})
-    form = TextAndLabel(ignored=("?",))
-    vocabularies = form.learn(records, Bytes())
+    preprocessor = ClassificationPreprocessor(ignored=("?",))
+    vocabularies = preprocessor.learn(records, Bytes())
     assert vocabularies.labels == ("a", "b")
-    batch = batch_of(form, records, vocabularies)
+    batch = batch_of(preprocessor, records, vocabularies)
     assert by_id(batch, batch.targets) == {0: [0], 1: [1], 2: [-100]}
 
 
 def test_an_unknown_label_is_told_or_left_out() -> None:
-    form = TextAndLabel()
-    vocabularies = form.learn(pa.table({"text": ["x", "y"], "label": ["positive", "negative"]}), Bytes())
+    preprocessor = ClassificationPreprocessor()
+    vocabularies = preprocessor.learn(pa.table({"text": ["x", "y"], "label": ["positive", "negative"]}), Bytes())
     records = pa.table({"text": ["p", "q"], "label": ["positiv", "negative"], "origin": ["f, line 1", "f, line 2"]})
     with pytest.raises(
         InputError, match=r"f, line 1: the label 'positiv' .*did you mean positive.*data\.on_error=skip"
     ):
-        prepared(form, records, vocabularies)
+        prepared(preprocessor, records, vocabularies)
     rejects = Rejects("skip")
-    assert len(prepared(form, records, vocabularies, rejects)) == 1
+    assert len(prepared(preprocessor, records, vocabularies, rejects)) == 1
     assert rejects.counts == {"unknown label": 1}
 
 
@@ -128,16 +130,16 @@ def test_an_empty_label_is_no_class_where_there_may_be_any_number() -> None:
         {"text": ["x", "y", "z"], "label": ["1", "2", ""], "origin": ["f, line 1", "f, line 2", "f, line 3"]}
     )
     for answer, advice in (("one", "; form.answer=many takes that for no class"), ("number", "")):
-        form = TextAndLabel(answer=answer)  # type: ignore[arg-type]
-        vocabularies = form.learn(records, Bytes())
+        preprocessor = ClassificationPreprocessor(answer=answer)  # type: ignore[arg-type]
+        vocabularies = preprocessor.learn(records, Bytes())
         assert vocabularies.labels in (None, ("1", "2"))
         with pytest.raises(InputError, match=rf"^f, line 3: the label is empty{advice}; data\.on_error=skip"):
-            prepared(form, records, vocabularies)
+            prepared(preprocessor, records, vocabularies)
         rejects = Rejects("skip")
-        assert len(prepared(form, records, vocabularies, rejects)) == 2
+        assert len(prepared(preprocessor, records, vocabularies, rejects)) == 2
         assert rejects.counts == {"empty label": 1}
-    form = TextAndLabel(answer="many")
-    batch = batch_of(form, records, form.learn(records, Bytes()))
+    preprocessor = ClassificationPreprocessor(answer="many")
+    batch = batch_of(preprocessor, records, preprocessor.learn(records, Bytes()))
     assert by_id(batch, batch.targets) == {0: [0], 1: [1], 2: []}
 
 
@@ -155,23 +157,23 @@ def test_an_empty_label_is_no_class_where_there_may_be_any_number() -> None:
 def test_labels_that_look_like_quantities(
     labels: list[str], quantities: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    form, advice = TextAndLabel(), "all of them numbers: form.answer=number learns quantities"
-    vocabularies = form.learn(pa.table({"text": labels, "label": labels}), Bytes())
+    preprocessor, advice = ClassificationPreprocessor(), "all of them numbers: form.answer=number learns quantities"
+    vocabularies = preprocessor.learn(pa.table({"text": labels, "label": labels}), Bytes())
     assert caplog.messages == ([f"{len(set(labels))} classes, {advice}"] if quantities else [])
     unknown = pa.table({"text": [*labels, "x"], "label": [*labels, "-3"]})
     with pytest.raises(InputError, match=r"the label '-3' does not occur in the training data") as raised:
-        prepared(form, unknown, vocabularies)
+        prepared(preprocessor, unknown, vocabularies)
     assert (advice in str(raised.value)) == quantities
-    TextAndLabel(answer="number").learn(unknown, Bytes())
+    ClassificationPreprocessor(answer="number").learn(unknown, Bytes())
     assert len(caplog.messages) == quantities
 
 
 def test_every_word_has_its_pieces() -> None:
     records = pa.table({"words": [["Ab", "c"], [], ["c", " "]], "tags": [["X", "Y"], [], ["Y", "_"]]})
-    form = WordsAndTags(words=5, min_frequency=2, ignored=("_",))
-    vocabularies = form.learn(records, Bytes())
+    preprocessor = TaggingPreprocessor(words=5, min_frequency=2, ignored=("_",))
+    vocabularies = preprocessor.learn(records, Bytes())
     assert vocabularies.words == ("c",)
-    batch = batch_of(form, records, vocabularies)
+    batch = batch_of(preprocessor, records, vocabularies)
     assert by_id(batch, batch.extras["pieces"]) == {0: [2, 1], 1: [], 2: [1, 1]}
     assert by_id(batch, batch.extras["words"]) == {0: [0, 1], 1: [], 2: [1, 0]}
     assert by_id(batch, batch.targets) == {0: [0, 1], 1: [], 2: [1, -100]}
@@ -180,20 +182,20 @@ def test_every_word_has_its_pieces() -> None:
 
 def test_a_word_of_which_the_tokenizer_leaves_nothing_has_a_piece_all_the_same() -> None:
     records = pa.table({"words": [["a", " ", "a"]], "tags": [["X", "Y", "X"]]})
-    vocabularies = WordsAndTags().learn(records, Words(min_frequency=1))
-    batch = batch_of(WordsAndTags(), records, vocabularies)
+    vocabularies = TaggingPreprocessor().learn(records, Words(min_frequency=1))
+    batch = batch_of(TaggingPreprocessor(), records, vocabularies)
     assert batch.extras["pieces"].values.tolist() == [1, 1, 1]
     assert batch.tokens.values[1] == vocabularies.tokenizer.end
 
 
 def test_tags_must_match_the_words() -> None:
-    form = WordsAndTags()
-    vocabularies = form.learn(pa.table({"words": [["a", "b"]], "tags": [["X", "Y"]]}), Bytes())
+    preprocessor = TaggingPreprocessor()
+    vocabularies = preprocessor.learn(pa.table({"words": [["a", "b"]], "tags": [["X", "Y"]]}), Bytes())
     records = pa.table({"words": [["a", "b"], ["a"]], "tags": [["X"], ["Z"]], "origin": ["f, line 1", "f, line 2"]})
     with pytest.raises(InputError, match="f, line 1: 2 words and 1 tag: expected one for each"):
-        prepared(form, records, vocabularies)
+        prepared(preprocessor, records, vocabularies)
     rejects = Rejects("skip")
-    assert len(form.rows(records, vocabularies, rejects)) == 0
+    assert len(preprocessor.rows(records, vocabularies, rejects)) == 0
     assert rejects.counts == {"tags do not match the words": 1, "unknown label": 1}
 
 
@@ -202,10 +204,10 @@ texts = st.text("abc ", max_size=9)
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=8))
 def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None:
-    form = SourceAndTarget()
+    preprocessor = SequenceToSequencePreprocessor()
     records = pa.table({"source": [a for a, _ in pairs], "target": [b for _, b in pairs]})
-    vocabularies = form.learn(records, Bytes())
-    batch = batch_of(form, records, vocabularies)
+    vocabularies = preprocessor.learn(records, Bytes())
+    batch = batch_of(preprocessor, records, vocabularies)
     end = vocabularies.tokenizer.end
     prefixes, targets = by_id(batch, batch.extras["prefix"]), by_id(batch, batch.targets)
     for i, (source, target) in enumerate(pairs):
@@ -214,11 +216,11 @@ def test_a_prefix_is_what_has_been_written(pairs: list[tuple[str, str]]) -> None
         assert prefixes[i] == [end, *targets[i][:-1]]
     order = list(zip(batch.extras["prefix"].lengths.tolist(), batch.tokens.lengths.tolist(), strict=True))
     assert order == sorted(order, reverse=True)
-    assert batch.sizes.tolist() == [a + b for a, b in order]
-    assert batch.size == sum(batch.sizes.tolist())
-    smallest = int(batch.sizes.max())
+    assert batch.tokens_per_example.tolist() == [a + b for a, b in order]
+    assert batch.num_tokens == sum(batch.tokens_per_example.tolist())
+    smallest = int(batch.tokens_per_example.max())
     parts = batch.split(smallest)
-    assert max(part.size for part in parts) <= smallest
+    assert max(part.num_tokens for part in parts) <= smallest
     assert torch_lists(parts, "prefix") == batch.extras["prefix"].values.tolist()
 
 
@@ -227,28 +229,28 @@ def torch_lists(parts: list[Batch], name: str) -> list[int]:
 
 
 def test_a_pair_is_told_as_two_texts() -> None:
-    form = TextAndLabel()
+    preprocessor = ClassificationPreprocessor()
     records = pa.table({"text": ["a", "b c"], "pair": ["xy", ""], "label": ["1", "0"]})
-    vocabularies = form.learn(records, Bytes())
-    examples = prepared(form, records, vocabularies)
-    items = [form.item(examples.batch([i]), vocabularies) for i in range(2)]
+    vocabularies = preprocessor.learn(records, Bytes())
+    examples = prepared(preprocessor, records, vocabularies)
+    items = [preprocessor.item(examples.batch([i]), vocabularies) for i in range(2)]
     assert items == [{"text": "a", "pair": "xy"}, {"text": "b c", "pair": ""}]
-    single = prepared(form, records.select(["text", "label"]), vocabularies)
-    assert [form.item(single.batch([i]), vocabularies) for i in range(2)] == [{"text": "a"}, {"text": "b c"}]
-    assert [form.truth(single.batch([i]), vocabularies) for i in range(2)] == ["1", "0"]
-    assert "pair" in form.example(["text", "pair", "label"])
-    assert "pair" not in form.example(["text", "label"])
+    single = prepared(preprocessor, records.select(["text", "label"]), vocabularies)
+    assert [preprocessor.item(single.batch([i]), vocabularies) for i in range(2)] == [{"text": "a"}, {"text": "b c"}]
+    assert [preprocessor.truth(single.batch([i]), vocabularies) for i in range(2)] == ["1", "0"]
+    assert "pair" in preprocessor.example(["text", "pair", "label"])
+    assert "pair" not in preprocessor.example(["text", "label"])
     for fields in (["text", "pair"], ["text"]):
-        assert form.record(json.loads(form.example(fields))).keys() == set(fields)
+        assert preprocessor.record(json.loads(preprocessor.example(fields))).keys() == set(fields)
     for item in ({}, {"pair": "x"}, {"text": "x", "pair": 3}, {"text": None}):
         with pytest.raises(ValueError, match=r'^expected an object such as \{"text": "[^"]*"\}, or .*"pair": "'):
-            form.record(item)
+            preprocessor.record(item)
 
 
 def test_only_some_have_a_pair() -> None:
     records = pa.table({"text": ["a", "b"], "pair": ["x", None], "label": ["1", "0"]})
-    vocabularies = TextAndLabel().learn(pa.table({"text": ["ab"] * 2, "label": ["1", "0"]}), Bytes())
-    batch = batch_of(TextAndLabel(), records, vocabularies)
+    vocabularies = ClassificationPreprocessor().learn(pa.table({"text": ["ab"] * 2, "label": ["1", "0"]}), Bytes())
+    batch = batch_of(ClassificationPreprocessor(), records, vocabularies)
     assert {i: decoded(vocabularies, ids) for i, ids in by_id(batch, batch.tokens).items()} == {
         0: ["", "a", "x"],
         1: ["", "b"],
@@ -256,62 +258,64 @@ def test_only_some_have_a_pair() -> None:
 
 
 def test_every_place_of_a_known_type_is_a_label() -> None:
-    form = WordsAndTags(scheme="IOBES")
-    vocabularies = form.learn(pa.table({"words": [["Rome", "is"]], "tags": [["B-LOC", "O"]]}), Bytes())
+    preprocessor = TaggingPreprocessor(scheme="IOBES")
+    vocabularies = preprocessor.learn(pa.table({"words": [["Rome", "is"]], "tags": [["B-LOC", "O"]]}), Bytes())
     assert vocabularies.labels == ("B-LOC", "E-LOC", "I-LOC", "O", "S-LOC")
     records = pa.table({"words": [["New", "York"]], "tags": [["B-LOC", "I-LOC"]]})
-    batch = batch_of(form, records, vocabularies)
-    assert form.item(batch, vocabularies) == {"words": ["New", "York"]}
-    assert form.truth(batch, vocabularies) == ["B-LOC", "E-LOC"]
+    batch = batch_of(preprocessor, records, vocabularies)
+    assert preprocessor.item(batch, vocabularies) == {"words": ["New", "York"]}
+    assert preprocessor.truth(batch, vocabularies) == ["B-LOC", "E-LOC"]
 
 
 def test_tags_as_they_are_may_follow_one_another_in_any_way() -> None:
     records = pa.table({"words": [["a", "b", "c"]], "tags": [["I-X", "B-X", "O"]]})
-    for form, bound in ((WordsAndTags(), True), (WordsAndTags(scheme=None), False)):
-        assert (facts(form, form.learn(records, Bytes()))["allowed"] is not None) == bound
+    for preprocessor, bound in ((TaggingPreprocessor(), True), (TaggingPreprocessor(scheme=None), False)):
+        assert (metadata(preprocessor, preprocessor.learn(records, Bytes()))["allowed"] is not None) == bound
 
 
 def test_two_vocabularies() -> None:
-    form = SourceAndTarget(Words(min_frequency=1))
+    preprocessor = SequenceToSequencePreprocessor(Words(min_frequency=1))
     records = pa.table({"source": ["jump left"], "target": ["TURN JUMP"]})
-    vocabularies = form.learn(records, Words(min_frequency=1))
-    assert vocabularies.facts["vocabulary"] == vocabularies.facts["target_vocabulary"] == 4
+    vocabularies = preprocessor.learn(records, Words(min_frequency=1))
+    assert vocabularies.metadata["vocabulary"] == vocabularies.metadata["target_vocabulary"] == 4
     assert vocabularies.tokenizer.digest != vocabularies.written.digest
-    batch = batch_of(form, records, vocabularies)
-    assert form.item(batch, vocabularies) == {"source": "jump left"}
-    assert form.truth(batch, vocabularies) == "TURN JUMP"
+    batch = batch_of(preprocessor, records, vocabularies)
+    assert preprocessor.item(batch, vocabularies) == {"source": "jump left"}
+    assert preprocessor.truth(batch, vocabularies) == "TURN JUMP"
 
 
 @pytest.mark.parametrize(
     ("form", "records"),
     [
-        (TextAndLabel(), {"text": ["x", "y"], "label": ["a", "b"]}),
-        (WordsAndTags(words=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),
-        (SourceAndTarget(Words(min_frequency=1)), {"source": ["x"], "target": ["y"]}),
-        (Text(), {"text": ["x"]}),
+        (ClassificationPreprocessor(), {"text": ["x", "y"], "label": ["a", "b"]}),
+        (TaggingPreprocessor(words=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),
+        (SequenceToSequencePreprocessor(Words(min_frequency=1)), {"source": ["x"], "target": ["y"]}),
+        (LanguageModelingPreprocessor(), {"text": ["x"]}),
     ],
 )
-def test_vocabularies_come_back_from_their_files(form: Form, records: dict[str, Any], tmp_path: Any) -> None:
-    vocabularies = form.learn(pa.table(records), Bytes())
+def test_vocabularies_come_back_from_their_files(
+    preprocessor: Preprocessor, records: dict[str, Any], tmp_path: Any
+) -> None:
+    vocabularies = preprocessor.learn(pa.table(records), Bytes())
     loaded = Vocabularies.from_files(vocabularies.files, vocabularies.end_tokens, tmp_path)
     assert loaded.digest == vocabularies.digest
     assert (loaded.labels, loaded.words) == (vocabularies.labels, vocabularies.words)
-    assert loaded.facts["target_vocabulary"] == vocabularies.facts["target_vocabulary"]
+    assert loaded.metadata["target_vocabulary"] == vocabularies.metadata["target_vocabulary"]
     # What is only to be predicted from needs no targets.
     unlabelled = pa.table({name: records[name] for name in list(records)[:1]})
-    batch = batch_of(form, unlabelled, loaded)
-    assert batch.tokens.values.tolist() == batch_of(form, pa.table(records), loaded).tokens.values.tolist()
+    batch = batch_of(preprocessor, unlabelled, loaded)
+    assert batch.tokens.values.tolist() == batch_of(preprocessor, pa.table(records), loaded).tokens.values.tolist()
 
 
 def test_a_field_that_is_missing() -> None:
     told = r"^the task reads text and label, and the data has text: label missing; "
     records = pa.table({"text": ["x"]})
     with pytest.raises(InputError, match=told + r"name the column with data\.columns\.label=COLUMN, or choose another"):
-        require_fields(TextAndLabel(), records, columns=True)
+        require_fields(ClassificationPreprocessor(), records, columns=True)
     with pytest.raises(InputError, match=told + "choose another task= or data=$"):
-        require_fields(TextAndLabel(), records, columns=False)
+        require_fields(ClassificationPreprocessor(), records, columns=False)
 
 
 def test_a_single_label_cannot_be_learned() -> None:
     with pytest.raises(InputError, match=r"has 1 label to predict \(a\)"):
-        TextAndLabel().learn(pa.table({"text": ["x"], "label": ["a"]}), Bytes())
+        ClassificationPreprocessor().learn(pa.table({"text": ["x"], "label": ["a"]}), Bytes())

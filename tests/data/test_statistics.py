@@ -19,11 +19,11 @@ from seqlab.data import statistics
 from seqlab.data.corpus import Corpus
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
-from seqlab.data.preprocessing.classification import TextAndLabel
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.preprocessor import Form
-from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
-from seqlab.data.preprocessing.tagging import WordsAndTags
+from seqlab.data.preprocessing.classification import ClassificationPreprocessor
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.preprocessor import Preprocessor
+from seqlab.data.preprocessing.sequence_to_sequence import SequenceToSequencePreprocessor
+from seqlab.data.preprocessing.tagging import TaggingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.text.tags import spans
 from seqlab.text.tokenizer_training import Bytes, TokenizerTrainer, Words
@@ -32,13 +32,15 @@ some = settings(max_examples=40)
 Records = dict[str, list[Any]]  # by field
 
 
-def corpus_of(form: Form, splits: dict[str, Records], tokenizer: TokenizerTrainer | None = None) -> Corpus:
+def corpus_of(
+    preprocessor: Preprocessor, splits: dict[str, Records], tokenizer: TokenizerTrainer | None = None
+) -> Corpus:
     """Prepared as `corpus.prepare` does, without files; the tables in chunks of two rows, which are slices of one."""
     records = {split: pa.table(columns) for split, columns in splits.items()}
-    vocabularies = form.learn(records["train"], tokenizer or Bytes())
+    vocabularies = preprocessor.learn(records["train"], tokenizer or Bytes())
     tables = {}
     for split, part in records.items():
-        whole = form.rows(part, vocabularies, Rejects())
+        whole = preprocessor.rows(part, vocabularies, Rejects())
         parts = pa.concat_tables([whole.slice(at, 2) for at in range(0, len(whole), 2)])
         tables[split] = datasets.Dataset(datasets.table.InMemoryTable(parts), fingerprint=split)
     return Corpus(vocabularies, tables, "", "", {"source": {}, "rejected": {}})
@@ -63,18 +65,22 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(values: l
 
 
 def test_what_is_read_written_and_tagged_is_measured() -> None:
-    text = corpus_of(Text(), texts_of(["abc", "", "ab"]))
+    text = corpus_of(LanguageModelingPreprocessor(), texts_of(["abc", "", "ab"]))
     assert {name: part["train"].tolist() for name, part in statistics.lengths(text.splits).items()} == {
         "read": [4, 1, 3]  # a begin, or an end to predict, for each
     }
-    classes = corpus_of(TextAndLabel(), {"train": {"text": ["ab", ""], "pair": ["c", "de"], "label": ["x", "y"]}})
+    classes = corpus_of(
+        ClassificationPreprocessor(), {"train": {"text": ["ab", ""], "pair": ["c", "de"], "label": ["x", "y"]}}
+    )
     assert statistics.lengths(classes.splits)["read"]["train"].tolist() == [5, 4]
-    tags = corpus_of(WordsAndTags(), {"train": {"words": [["ab", "c"], [], ["d"]], "tags": [["X", "Y"], [], ["Y"]]}})
+    tags = corpus_of(
+        TaggingPreprocessor(), {"train": {"words": [["ab", "c"], [], ["d"]], "tags": [["X", "Y"], [], ["Y"]]}}
+    )
     assert {name: part["train"].tolist() for name, part in statistics.lengths(tags.splits).items()} == {
         "read": [3, 0, 1],
         "words": [2, 0, 1],
     }
-    pairs = corpus_of(SourceAndTarget(), {"train": {"source": ["ab", ""], "target": ["c", "def"]}})
+    pairs = corpus_of(SequenceToSequencePreprocessor(), {"train": {"source": ["ab", ""], "target": ["c", "def"]}})
     assert {name: part["train"].tolist() for name, part in statistics.lengths(pairs.splits).items()} == {
         "read": [3, 1],
         "written": [2, 4],
@@ -90,7 +96,7 @@ several = st.lists(written, min_size=1, max_size=6)
 @some
 @given(several, several)
 def test_tokens_of_a_vocabulary_are_counted_and_decoded(train: list[str], test: list[str]) -> None:
-    corpus = corpus_of(Text(), texts_of(train, test))
+    corpus = corpus_of(LanguageModelingPreprocessor(), texts_of(train, test))
     found = statistics.vocabulary(corpus.splits, ("tokens",), corpus.vocabularies.tokenizer)
     assert found["size"] == 257
     known = Counter(b for text in train for b in text.encode())
@@ -109,7 +115,9 @@ def test_tokens_of_a_vocabulary_are_counted_and_decoded(train: list[str], test: 
 
 
 def test_unknown_words_are_a_share_of_the_running_tokens() -> None:
-    corpus = corpus_of(Text(), texts_of(["a a b", "c a"], ["a d e a", "b"]), Words(min_frequency=2))
+    corpus = corpus_of(
+        LanguageModelingPreprocessor(), texts_of(["a a b", "c a"], ["a d e a", "b"]), Words(min_frequency=2)
+    )
     found = statistics.vocabulary(corpus.splits, ("tokens",), corpus.vocabularies.tokenizer)
     train, test = found["splits"]["train"], found["splits"]["validation"]
     assert found["size"] == 3  # end mark, unknown word, a
@@ -121,10 +129,10 @@ def test_unknown_words_are_a_share_of_the_running_tokens() -> None:
 
 def test_a_pair_is_decoded_part_by_part_and_both_sides_share_a_tokenizer() -> None:
     splits = {"train": {"text": ["ab", "c d"], "pair": ["éf", "g"], "label": ["x", "y"]}}
-    corpus = corpus_of(TextAndLabel(), splits)
+    corpus = corpus_of(ClassificationPreprocessor(), splits)
     part = statistics.text(corpus.splits["train"], ("tokens",), corpus.vocabularies.tokenizer)
     assert part == {"bytes_per_token": 1.0, "characters_per_token": 8 / 9, "tokens_per_word": 9 / 5}
-    shared = corpus_of(SourceAndTarget(), {"train": {"source": ["ab"], "target": ["bc d"]}})
+    shared = corpus_of(SequenceToSequencePreprocessor(), {"train": {"source": ["ab"], "target": ["bc d"]}})
     columns = shared.splits["train"].column_names
     assert {name: of for name, (_, of) in statistics.written_by(shared.vocabularies, columns).items()} == {
         "read and written": ("tokens", "written")
@@ -132,7 +140,9 @@ def test_a_pair_is_decoded_part_by_part_and_both_sides_share_a_tokenizer() -> No
     tokenizer = shared.vocabularies.tokenizer
     both = statistics.vocabulary(shared.splits, ("tokens", "written"), tokenizer)["splits"]["train"]
     assert (both["tokens"], both["distinct"], both["tokens_per_word"]) == (6, 5, 2.0)
-    two = corpus_of(SourceAndTarget(Words(min_frequency=1)), {"train": {"source": ["ab"], "target": ["b b c"]}})
+    two = corpus_of(
+        SequenceToSequencePreprocessor(Words(min_frequency=1)), {"train": {"source": ["ab"], "target": ["b b c"]}}
+    )
     named = statistics.written_by(two.vocabularies, columns)
     assert {name: (len(tokenizer), of) for name, (tokenizer, of) in named.items()} == {
         "read": (257, ("tokens",)),
@@ -142,7 +152,7 @@ def test_a_pair_is_decoded_part_by_part_and_both_sides_share_a_tokenizer() -> No
 
 def test_a_large_split_is_decoded_in_rows_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "DECODED_ROWS", 3)
-    corpus = corpus_of(Text(), texts_of(["ab", "x", "é", "x", "日"]))
+    corpus = corpus_of(LanguageModelingPreprocessor(), texts_of(["ab", "x", "é", "x", "日"]))
     part = statistics.text(corpus.splits["train"], ("tokens",), corpus.vocabularies.tokenizer)
     assert part["characters_per_token"] == 4 / 7  # rows 0, 2 and 4
 
@@ -153,7 +163,7 @@ def test_words_with_an_id_of_their_own_are_covered() -> None:
         "train": {"words": words, "tags": [["X", "Y", "X"], [], ["X", "Y"]]},
         "test": {"words": [["z", "a"]], "tags": [["X", "Y"]]},
     }
-    corpus = corpus_of(WordsAndTags(words=5, min_frequency=2), splits)
+    corpus = corpus_of(TaggingPreprocessor(words=5, min_frequency=2), splits)
     assert statistics.words(corpus.splits) == {
         "train": {"words": 5, "known": 3 / 5},
         "test": {"words": 2, "known": 1 / 2},
@@ -170,7 +180,7 @@ def test_words_with_an_id_of_their_own_are_covered() -> None:
 def test_classes_are_counted_and_the_majority_is_that_of_train(more: list[str], test: list[str]) -> None:
     train = ["x", "y", "z", *more]
     splits = {"train": {"text": ["t"] * len(train), "label": train}, "test": {"text": ["t"] * len(test), "label": test}}
-    corpus = corpus_of(TextAndLabel(ignored=("?",)), splits)
+    corpus = corpus_of(ClassificationPreprocessor(ignored=("?",)), splits)
     assert corpus.vocabularies.labels is not None
     found = statistics.labels(corpus.splits, corpus.vocabularies.labels)
     order = sorted("xyz", key=lambda name: (-train.count(name), name))
@@ -184,7 +194,9 @@ def test_classes_are_counted_and_the_majority_is_that_of_train(more: list[str], 
 
 
 def test_any_number_of_classes_has_no_majority() -> None:
-    corpus = corpus_of(TextAndLabel("many"), {"train": {"text": ["t"] * 4, "label": ["a,b", "", "b", "a,c,b"]}})
+    corpus = corpus_of(
+        ClassificationPreprocessor("many"), {"train": {"text": ["t"] * 4, "label": ["a,b", "", "b", "a,c,b"]}}
+    )
     found = statistics.labels(corpus.splits, ("a", "b", "c"))
     assert found == {
         "majority": None,
@@ -207,7 +219,7 @@ def test_numbers_are_compared_with_the_mean_of_train() -> None:
         "train": {"text": ["t"] * 4, "label": [1.0, 3.0, 3.0, 5.0]},
         "test": {"text": ["t"], "label": [7.0]},
     }
-    found = statistics.numbers(corpus_of(TextAndLabel("number"), splits).splits)
+    found = statistics.numbers(corpus_of(ClassificationPreprocessor("number"), splits).splits)
     assert found["train"]["rmse_of_mean"] == pytest.approx(math.sqrt(8 / 4))
     assert found["test"]["rmse_of_mean"] == pytest.approx(4)
     assert (found["train"]["min"], found["train"]["50"], found["train"]["max"]) == (1, 3, 5)
@@ -222,7 +234,7 @@ TAGS = ("O", "B-a", "I-a", "B-b", "I-b", "E-b", "S-a", "?")
 def test_spans_are_those_of_reading_each_sentence(sentences: list[list[str]]) -> None:
     every = [*sentences, list(TAGS)]  # so that all are known
     splits = {"train": {"words": [["w"] * len(tags) for tags in every], "tags": every}}
-    corpus = corpus_of(WordsAndTags(ignored=("?",)), splits)
+    corpus = corpus_of(TaggingPreprocessor(ignored=("?",)), splits)
     assert corpus.vocabularies.labels is not None
     judged = [[tag for tag in tags if tag != "?"] for tags in every]
     expected = Counter(span.type for tags in judged for span in spans(tags))
@@ -232,9 +244,11 @@ def test_spans_are_those_of_reading_each_sentence(sentences: list[list[str]]) ->
 # --------------------------------------------------------------------------------------------- batches and padding
 
 
-def loader_of(form: Form, records: Records, tokens: int, seed: int | None = 1, **options: Any) -> Loader:
-    table = corpus_of(form, {"train": records}).splits["train"]
-    return Loader(Examples(table, tokens, form.policies[0]), tokens, 2, seed, **options)
+def loader_of(
+    preprocessor: Preprocessor, records: Records, tokens: int, seed: int | None = 1, **options: Any
+) -> Loader:
+    table = corpus_of(preprocessor, {"train": records}).splits["train"]
+    return Loader(Examples(table, tokens, preprocessor.policies[0]), tokens, 2, seed, **options)
 
 
 @some
@@ -246,12 +260,14 @@ def loader_of(form: Form, records: Records, tokens: int, seed: int | None = 1, *
 def test_batches_and_padding_are_those_of_the_loader(sizes: list[tuple[int, int]], tokens: int, pairs: bool) -> None:
     if pairs:
         records = {"source": ["s" * a for a, _ in sizes], "target": ["t" * b for _, b in sizes]}
-        loader = loader_of(SourceAndTarget(), records, tokens)
+        loader = loader_of(SequenceToSequencePreprocessor(), records, tokens)
     else:
-        loader = loader_of(Text(), {"text": ["x" * 5 * a for a, _ in sizes]}, tokens)  # some are split
+        loader = loader_of(
+            LanguageModelingPreprocessor(), {"text": ["x" * 5 * a for a, _ in sizes]}, tokens
+        )  # some are split
     read = list(loader.batches(0))
     found = statistics.batches(loader)
-    per_batch = {"tokens": [batch.size for batch in read], "sequences": [len(batch) for batch in read]}
+    per_batch = {"tokens": [batch.num_tokens for batch in read], "sequences": [len(batch) for batch in read]}
     assert found["batches"] == len(read)
     assert found["fill"] == pytest.approx(sum(per_batch["tokens"]) / len(read) / tokens)
     for name, values in per_batch.items():
@@ -288,7 +304,7 @@ def _cells(order: list[int], number: int, sizes: dict[int, tuple[int, ...]]) -> 
 def test_pools_are_sorted_one_by_one() -> None:
     drawn = random.Random(0)
     texts = ["x" * drawn.randint(0, 40) for _ in range(500)]
-    loader = loader_of(Text(), {"text": texts}, 82)
+    loader = loader_of(LanguageModelingPreprocessor(), {"text": texts}, 82)
     found = statistics.padding(loader)
     sizes = {i: (len(text) + 1,) for i, text in enumerate(texts)}
     order, pool = np.random.default_rng(0).permutation(500).tolist(), 50 * found["sequences"]
@@ -303,7 +319,7 @@ def test_pools_are_sorted_one_by_one() -> None:
 
 def test_sequences_without_tokens_pay_nothing() -> None:
     records = {"words": [["a"], ["b"]], "tags": [["X"], ["Y"]]}
-    corpus = corpus_of(WordsAndTags(), {"train": records, "test": {"words": [[], []], "tags": [[], []]}})
+    corpus = corpus_of(TaggingPreprocessor(), {"train": records, "test": {"words": [[], []], "tags": [[], []]}})
     loader = Loader(Examples(corpus.splits["test"], 9), 9, 2, None)
     nothing = {"cells": 0, "share": 0.0, "times": 1.0}
     assert statistics.padding(loader) == {
@@ -315,7 +331,7 @@ def test_sequences_without_tokens_pay_nothing() -> None:
 
 def test_the_first_batches_alone_are_counted() -> None:
     texts = ["x" * n for n in range(30)]
-    loader = loader_of(Text(), {"text": texts}, 40, first_batches=2)
+    loader = loader_of(LanguageModelingPreprocessor(), {"text": texts}, 40, first_batches=2)
     assert statistics.batches(loader)["batches"] == 2
     chosen = [n + 1 for n in loader.plan(0).order.tolist()]
     assert len(chosen) < 30
@@ -328,7 +344,7 @@ def test_the_first_batches_alone_are_counted() -> None:
 @some
 @given(several, several, several)
 def test_rows_that_read_the_same_are_found(train: list[str], validation: list[str], test: list[str]) -> None:
-    found = statistics.repeated(corpus_of(Text(), texts_of(train, validation, test)).splits)
+    found = statistics.repeated(corpus_of(LanguageModelingPreprocessor(), texts_of(train, validation, test)).splits)
     for split, texts in (("train", train), ("validation", validation), ("test", test)):
         again = sum(text in texts[:i] for i, text in enumerate(texts))
         assert (found[split]["within"], found[split]["within_share"]) == (again, again / len(texts))
@@ -339,9 +355,9 @@ def test_rows_that_read_the_same_are_found(train: list[str], validation: list[st
 
 def test_what_is_read_counts_and_not_what_is_answered() -> None:
     pairs = {"train": {"source": ["a"], "target": ["x"]}, "test": {"source": ["a", "b"], "target": ["y", "x"]}}
-    assert statistics.repeated(corpus_of(SourceAndTarget(), pairs).splits)["test"]["in_train"] == 1
+    assert statistics.repeated(corpus_of(SequenceToSequencePreprocessor(), pairs).splits)["test"]["in_train"] == 1
     tagged = {
         "train": {"words": [["ab", "c"]], "tags": [["X", "Y"]]},
         "test": {"words": [["a", "bc"], ["ab", "c"]], "tags": [["X", "Y"], ["Y", "Y"]]},
     }
-    assert statistics.repeated(corpus_of(WordsAndTags(), tagged).splits)["test"]["in_train"] == 1
+    assert statistics.repeated(corpus_of(TaggingPreprocessor(), tagged).splits)["test"]["in_train"] == 1

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqlab.data import streaming as streamed
+from seqlab.data import streaming
 from seqlab.data.batch import Batch
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.sequence_to_sequence import SourceAndTarget
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.sequence_to_sequence import SequenceToSequencePreprocessor
 from seqlab.data.records import Record
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.files import glance
@@ -36,7 +36,7 @@ LONGEST = 21  # tokens of a text with its end mark
 
 @pytest.fixture(autouse=True)
 def _few_records_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed, "_RECORDS_AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(streaming, "_RECORDS_AT_ONCE", AT_ONCE)
 
 
 @pytest.fixture
@@ -65,10 +65,12 @@ class Counted(TextFiles):
 def make(folder: Path, pool: int = POOL, seed: int | None = 1, **options: Any) -> Streamed:
     other = str(folder / "other.txt")
     source = Counted(str(folder / "train-*.txt"), other, other, **options)
-    corpus = prepare(Beginning(source, 10), Text(), Bytes(), folder / "cache")
+    corpus = prepare(Beginning(source, 10), LanguageModelingPreprocessor(), Bytes(), folder / "cache")
     beginning = Examples(corpus.splits["train"])
     Counted.read_so_far = []
-    return Streamed(source, Text(), corpus.vocabularies, beginning, TOKENS, pool, seed, TOKENS, "error")
+    return Streamed(
+        source, LanguageModelingPreprocessor(), corpus.vocabularies, beginning, TOKENS, pool, seed, TOKENS, "error"
+    )
 
 
 def told(loader: Streamed, batch: Batch) -> list[tuple[int, str]]:
@@ -90,14 +92,14 @@ def test_each_record_is_in_one_batch_of_an_epoch(tmp_path: Path, texts: list[str
             assert known is None or known >= len(batches)
         assert loader.count(epoch) == len(batches)  # and was known before the last of them was read
         assert known == len(batches)
-        assert max(batch.size for batch in batches) <= TOKENS
+        assert max(batch.num_tokens for batch in batches) <= TOKENS
         order = [one for batch in batches for one in told(loader, batch)]
         assert sorted(order) == list(enumerate(texts))
         orders.append(order)
     assert orders[0] != orders[1]
     again = make(tmp_path, pool)
     assert [one for batch in again.batches(1) for one in told(again, batch)] == orders[1]
-    full = [batch.size / TOKENS for batch in batches]
+    full = [batch.num_tokens / TOKENS for batch in batches]
     assert np.mean(full) > {1: 0.6, 3: 0.75, 1000: 0.9}[pool]  # the last batch of a pool is what is left
 
 
@@ -149,8 +151,18 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> No
     (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
     other = str(tmp_path / "other.jsonl")
     source = JsonFiles(str(tmp_path / "train.jsonl"), other, other, on_error="skip", max_rejected=0.2)
-    corpus = prepare(Beginning(source, 5), Text(), Bytes(), tmp_path / "cache")
-    how = (source, Text(), corpus.vocabularies, Examples(corpus.splits["train"]), 20, 2, 1, 20, "error")
+    corpus = prepare(Beginning(source, 5), LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
+    how = (
+        source,
+        LanguageModelingPreprocessor(),
+        corpus.vocabularies,
+        Examples(corpus.splits["train"]),
+        20,
+        2,
+        1,
+        20,
+        "error",
+    )
     loader = Streamed(*how)
     place: dict[str, int] = {}
     whole, places = [], [{}]
@@ -178,10 +190,10 @@ def test_long_rows_are_cut_and_pairs_are_streamed(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("".join(f"{i} target\n" for i in range(30)))
     pair = (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
     source = ParallelFiles(*pair, validation=pair, test=pair)
-    form = SourceAndTarget()
-    corpus = prepare(Beginning(source, 7), form, Bytes(), tmp_path / "cache")
+    preprocessor = SequenceToSequencePreprocessor()
+    corpus = prepare(Beginning(source, 7), preprocessor, Bytes(), tmp_path / "cache")
     assert len(corpus.splits["train"]) == 7
-    how = (source, form, corpus.vocabularies, Examples(corpus.splits["train"]), 60, 2, 1, 60, "error")
+    how = (source, preprocessor, corpus.vocabularies, Examples(corpus.splits["train"]), 60, 2, 1, 60, "error")
     streamed = Streamed(*how)
     assert streamed.longest_side == 60  # nothing has been read: what may be
     found = Counter(text for batch in streamed.batches(0) for _, text in told(streamed, batch))
@@ -189,10 +201,20 @@ def test_long_rows_are_cut_and_pairs_are_streamed(tmp_path: Path) -> None:
     assert streamed.longest_side == len("10 source") + 1  # what there is, and an end mark
 
     text = TextFiles(pair[0], pair[0], pair[0], unit="file")
-    corpus = prepare(Beginning(text, 1), Text(), Bytes(), tmp_path / "cache")
-    loader = Streamed(text, Text(), corpus.vocabularies, Examples(corpus.splits["train"]), 40, 2, 1, 40, "split")
+    corpus = prepare(Beginning(text, 1), LanguageModelingPreprocessor(), Bytes(), tmp_path / "cache")
+    loader = Streamed(
+        text,
+        LanguageModelingPreprocessor(),
+        corpus.vocabularies,
+        Examples(corpus.splits["train"]),
+        40,
+        2,
+        1,
+        40,
+        "split",
+    )
     batches = list(loader.batches(0))
-    assert sum(batch.size for batch in batches) == len((tmp_path / "a.txt").read_text())
+    assert sum(batch.num_tokens for batch in batches) == len((tmp_path / "a.txt").read_text())
     assert torch.cat([batch.ids for batch in batches]).sort().values.tolist() == list(range(loader.count(0) or 0))
 
 

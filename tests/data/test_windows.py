@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
-from seqlab.data.preprocessing.language_modeling import Text
-from seqlab.data.preprocessing.stream_language_modeling import Stream
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.preprocessing.stream_language_modeling import StreamLanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.data.windows import Windows
 from seqlab.errors import InputError
@@ -62,14 +62,14 @@ def test_lane_by_lane_they_are_the_stream(
     assert [plan[i].tolist() for i in range(len(plan))] == np.arange(len(windows)).reshape(-1, lanes).tolist()
     assert len(plan) == -(-max(seen) // window)
     batches = [windows.batch(plan[i]) for i in range(len(plan))]
-    assert sum(int(batch.bytes.sum()) for batch in batches) == sum(sizes)
+    assert sum(int(batch.num_bytes.sum()) for batch in batches) == sum(sizes)
     assert sum(batch.tokens.layout.total for batch in batches) == total == windows.report["tokens"]
     for batch in batches:  # in company as alone, longest first
         assert batch.tokens.lengths.tolist() == sorted(batch.tokens.lengths.tolist(), reverse=True)
         alone = [windows.batch([i]) for i in batch.ids.tolist()]
         assert [part.tolist() for part in batch.tokens.to_list()] == [one.tokens.values.tolist() for one in alone]
         assert [part.tolist() for part in batch.targets.to_list()] == [one.targets.values.tolist() for one in alone]
-        assert batch.bytes.tolist() == [int(one.bytes) for one in alone]
+        assert batch.num_bytes.tolist() == [int(one.num_bytes) for one in alone]
 
 
 def test_a_window_has_its_share_of_the_bytes_of_each_text(make_table: MakeTable) -> None:
@@ -95,15 +95,15 @@ def test_chunks_slices_and_workers(make_table: MakeTable) -> None:
 
 
 def test_a_stream_reads_the_rows_of_text_and_an_end_mark_between_texts() -> None:
-    form = Stream(lanes=1, window=100)
-    assert form.fingerprint() == Text().fingerprint()  # one prepared corpus serves both
+    preprocessor = StreamLanguageModelingPreprocessor(lanes=1, window=100)
+    assert preprocessor.fingerprint() == LanguageModelingPreprocessor().fingerprint()  # one prepared corpus serves both
     records = pa.table({"text": ["ab", "", "c"]})
-    vocabularies = form.learn(records, Bytes())
-    rows = datasets.Dataset(datasets.table.InMemoryTable(form.rows(records, vocabularies, Rejects())))
-    batch = Windows(rows, form.lanes, form.window).batch([0])
+    vocabularies = preprocessor.learn(records, Bytes())
+    rows = datasets.Dataset(datasets.table.InMemoryTable(preprocessor.rows(records, vocabularies, Rejects())))
+    batch = Windows(rows, preprocessor.lanes, preprocessor.window).batch([0])
     end, (a, b, c) = vocabularies.tokenizer.end, vocabularies.tokenizer.encode(["abc"])[0]
     assert batch.tokens.values.tolist() == [end, a, b, end, end, c]
     assert batch.targets.values.tolist() == [a, b, end, end, c, end]
     assert sorted(Examples(rows).batch(range(3)).targets.values.tolist()) == sorted(batch.targets.values.tolist())
     with pytest.raises(InputError, match=r"form\.lanes=0, form\.window=35"):
-        Stream(lanes=0)
+        StreamLanguageModelingPreprocessor(lanes=0)

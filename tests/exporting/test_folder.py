@@ -23,8 +23,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError, InputError
-from seqlab.exporting import parity
-from seqlab.exporting import requirements as formats
+from seqlab.exporting import parity, requirements
 from seqlab.exporting.folder import FORMATS, export, require_out
 from seqlab.exporting.formats import torchscript
 from seqlab.exporting.parity import Exported, Outputs, cases, compare, expected, random_batch
@@ -307,7 +306,7 @@ def test_a_cell_that_does_not_compile_is_named_with_the_reason(tmp_path: Path) -
 def test_beyond_the_versions_that_were_tried_others_are_named(
     monkeypatch: pytest.MonkeyPatch, module: object, name: str, value: object, refused: set[str]
 ) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda package: package)
+    monkeypatch.setattr(requirements, "find_spec", lambda package: package)
     for each in FORMATS:
         require(each)
     monkeypatch.setattr(module, name, value)
@@ -325,7 +324,7 @@ def test_beyond_the_versions_that_were_tried_others_are_named(
 def test_a_package_that_is_not_there_is_told_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda package: None if package == "onnxscript" else package)
+    monkeypatch.setattr(requirements, "find_spec", lambda package: None if package == "onnxscript" else package)
     with pytest.raises(InputError, match=r"\(onnxscript\): install seqlab\[onnx\]"):
         export(tiny_bundle("numbers", "tanh"), ["torchscript", "onnx"], tmp_path / "out")
 

@@ -187,12 +187,12 @@ def test_source_and_prefix_have_positions_of_their_own(bundles: dict[str, Path])
 def test_a_complete_target_is_not_looked_at(bundles: dict[str, Path]) -> None:
     """While judging, the model must not begin with what is right."""
     predictor = seqlab.load(bundles["seq2seq"])
-    form, vocabularies = predictor.form, predictor.vocabularies
+    preprocessor, vocabularies = predictor.preprocessor, predictor.vocabularies
     targets = ["A B", "", "C" * 9]
     answers = []
     for given in (targets, targets[::-1]):
         records = pa.table({"source": ["a b", "c", "d"], "target": given})
-        examples = Examples(as_dataset(form.rows(records, vocabularies, Rejects())))
+        examples = Examples(as_dataset(preprocessor.rows(records, vocabularies, Rejects())))
         batch = examples.batch(range(3))
         answers.append(
             {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import reference
 from my_module import MyCell
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import tiles
 from seqlab.layers.backend import backend
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.positions import NoPositions, Positions, RelativePositions, RotaryPositions
@@ -50,7 +50,7 @@ relative = partial(RelativePositions, buckets=8, max_distance=9)
 def small_tiles() -> Iterator[None]:
     """So that sequences of a few tokens are cut into several tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attend_tiles, "BLOCK", 4)
+        patch.setattr(tiles, "BLOCK", 4)
         yield
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.work import product_of
-from seqlab.layers.attention import compiled as attend_compiled
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import compiled, tiles
 from seqlab.layers.heads import SoftmaxHead
 from seqlab.layers.positions import NoPositions, RotaryPositions
 from seqlab.layers.recurrent import compiled as compiled_loops
@@ -168,8 +167,8 @@ def test_a_universal_transformer_sees_a_token_as_often_as_it_runs(causal: bool) 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_reads_the_keys_that_its_blocks_need(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attend_compiled, "can_run", lambda device, dtype, head_width: False)
-    monkeypatch.setattr(attend_tiles, "BLOCK", 4)
+    monkeypatch.setattr(compiled, "can_run", lambda device, dtype, head_width: False)
+    monkeypatch.setattr(tiles, "BLOCK", 4)
     stack = TransformerStack(8, 2, 3, 24, causal, RotaryPositions(8, 4), window=3)
     with counted() as counter:
         stack.core(torch.randn(ROWS, 8), LENGTHS, None)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import tiles
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def small_tiles() -> Iterator[None]:
     """So that sequences of a few tokens are cut into several tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attend_tiles, "BLOCK", 4)
+        patch.setattr(tiles, "BLOCK", 4)
         yield
 
 

@@ -21,7 +21,7 @@ from seqlab.config.compose import conf_folder
 from seqlab.config.instantiate import instantiate
 from seqlab.errors import InputError
 from seqlab.layers.attention import attend as attend_module
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import tiles
 from seqlab.layers.backend import backend
 from seqlab.layers.kernels import kernels
 from seqlab.layers.positions import LearnedPositions, RelativePositions, RotaryPositions
@@ -68,7 +68,7 @@ MODELS: dict[str, tuple[Callable[[], Encoder], dict[str, Any]]] = {
 def small_tiles() -> Iterator[None]:
     """So that sequences of a few tokens are cut into several tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attend_tiles, "BLOCK", 4)
+        patch.setattr(tiles, "BLOCK", 4)
         yield
 
 
@@ -308,7 +308,7 @@ NODE = {
     "tied": True,
     "label_smoothing": 0.0,
 }
-FACTS = {"vocabulary": SOURCES, "target_vocabulary": TARGETS}
+CONTEXT = {"vocabulary": SOURCES, "target_vocabulary": TARGETS}
 
 
 def composed(path: Path) -> dict[str, Any]:
@@ -324,12 +324,12 @@ def composed(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted((conf_folder() / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_choice_of_a_model_has_a_decoder_of_its_kind_and_size(path: Path) -> None:
     node = {**composed(path), "width": 24}
-    model = instantiate({**NODE, "encoder": node}, "task.model", **FACTS)
+    model = instantiate({**NODE, "encoder": node}, "task.model", **CONTEXT)
     assert model.decoder.output_size == 24
     if "layers" in node:
         assert len(model.decoder.stack.layers if "cell" in node else model.decoder.stack.blocks) == node["layers"]
-    small = instantiate({**NODE, "encoder": node, "decoder_layers": 1}, "task.model", **FACTS)
+    small = instantiate({**NODE, "encoder": node, "decoder_layers": 1}, "task.model", **CONTEXT)
     source, prefix = pairs([(3, 2)])
     assert small.encode(source, prefix)[0].values.shape == (2, 24)
     with pytest.raises(InputError, match=r"task.model: .*shared_embedding=false"):
-        instantiate({**NODE, "encoder": node, "shared_embedding": True}, "task.model", **FACTS)
+        instantiate({**NODE, "encoder": node, "shared_embedding": True}, "task.model", **CONTEXT)

@@ -37,27 +37,27 @@ RECORDS = {
 # Of each task its form, its task, and its model.
 TASKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classification": (
-        {"_target_": "seqlab.data.preprocessing.classification.TextAndLabel"},
+        {"_target_": "seqlab.data.preprocessing.classification.ClassificationPreprocessor"},
         {"_target_": "seqlab.tasks.classification.Classification", "answer": "one"},
         {"_target_": "seqlab.models.classifier.Classifier", "answer": "one"},
     ),
     "tagging": (
-        {"_target_": "seqlab.data.preprocessing.tagging.WordsAndTags"},
+        {"_target_": "seqlab.data.preprocessing.tagging.TaggingPreprocessor"},
         {"_target_": "seqlab.tasks.tagging.Tagging"},
         {"_target_": "seqlab.models.tagger.Tagger"},
     ),
     "seq2seq": (
-        {"_target_": "seqlab.data.preprocessing.sequence_to_sequence.SourceAndTarget"},
+        {"_target_": "seqlab.data.preprocessing.sequence_to_sequence.SequenceToSequencePreprocessor"},
         {"_target_": "seqlab.tasks.sequence_to_sequence.SequenceToSequence", "decoding": DECODING},
         {"_target_": "seqlab.models.seq2seq.Seq2Seq"},
     ),
     "masked_language_modeling": (
-        {"_target_": "seqlab.data.preprocessing.masked_language_modeling.MaskedText"},
+        {"_target_": "seqlab.data.preprocessing.masked_language_modeling.MaskedLanguageModelingPreprocessor"},
         {"_target_": "seqlab.tasks.masked_language_modeling.MaskedLanguageModeling"},
         {"_target_": "seqlab.models.masked_language_model.MaskedLanguageModel"},
     ),
     "language_modeling": (
-        {"_target_": "seqlab.data.preprocessing.language_modeling.Text"},
+        {"_target_": "seqlab.data.preprocessing.language_modeling.LanguageModelingPreprocessor"},
         {"_target_": "seqlab.tasks.language_modeling.LanguageModeling", "decoding": DECODING},
         {"_target_": "seqlab.models.language_model.LanguageModel"},
     ),
@@ -69,12 +69,12 @@ def save(folder: Path, task: str, encoder: dict[str, Any] = LSTM, fields: tuple[
     form_node, task_node, model = TASKS[task]
     encoder = {**encoder, "causal": task == "language_modeling"}
     specification = {"form": form_node, "task": {**task_node, "model": {**model, **options, "encoder": encoder}}}
-    form = instantiate(form_node, "form")
-    vocabularies = form.learn(pa.table({field: RECORDS[field] for field in form.fields}), Bytes())
+    preprocessor = instantiate(form_node, "form")
+    vocabularies = preprocessor.learn(pa.table({field: RECORDS[field] for field in preprocessor.fields}), Bytes())
     torch.manual_seed(1)
-    built = bundle.build(specification["task"], bundle.facts(form, vocabularies))
+    built = bundle.build(specification["task"], bundle.build_context(preprocessor, vocabularies))
     with torch.no_grad():
         for parameter in built.model.parameters():
             parameter.mul_(3)  # else all answers are nearly alike
-    bundle.save(folder, specification, Bundle(built, form, vocabularies, fields=fields))
+    bundle.save(folder, specification, Bundle(built, preprocessor, vocabularies, fields=fields))
     return folder

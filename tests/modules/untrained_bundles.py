@@ -11,7 +11,7 @@ from torch import nn
 
 from my_module import MyCell
 from seqlab.bundle import Bundle
-from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
@@ -68,4 +68,4 @@ def tiny_bundle(task: str, encoder: str) -> Bundle:
         def __init__(self, model: Any) -> None:
             self.model = model
 
-    return Bundle(Asked(model), Text(), VOCABULARIES, None, None, LONGEST)  # type: ignore[arg-type]
+    return Bundle(Asked(model), LanguageModelingPreprocessor(), VOCABULARIES, None, None, LONGEST)  # type: ignore[arg-type]

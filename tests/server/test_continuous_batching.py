@@ -57,7 +57,7 @@ def test_it_writes_what_generate_writes(predictor: Predictor, data: st.DataObjec
     hows = [data.draw(st.sampled_from(HOWS)) for _ in texts]
     pauses = [data.draw(st.sampled_from([0, 0, 0.002])) for _ in texts]
     rows = data.draw(st.sampled_from([1, 4, 64]))
-    name = predictor.form.fields[0]
+    name = predictor.preprocessor.fields[0]
     asked = predictor.read([{name: text} for text in texts])
     service = Service(predictor, Batching(), Limits())
     jobs = [service.job(one, how, 0, seed=7) for one, how in zip(asked, hows, strict=True)]
@@ -106,7 +106,7 @@ def writing(predictor: Predictor, **batching: int) -> Iterator[Service]:
 
 
 def read(predictor: Predictor, *texts: str) -> list[Asked]:
-    return predictor.read([{predictor.form.fields[0]: text} for text in texts])
+    return predictor.read([{predictor.preprocessor.fields[0]: text} for text in texts])
 
 
 def alone(predictor: Predictor, asked: Asked, how: Decoding) -> list[int]:

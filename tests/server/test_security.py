@@ -77,7 +77,7 @@ def test_a_trusted_module_is_no_way_to_what_it_imports(
     )
     monkeypatch.syspath_prepend(tmp_path)
     node = {"part": f"mine_alone:{name}", "command": f"touch {tmp_path / 'canary'}", "f": str(tmp_path / "canary")}
-    change(folder, lambda described: described.update(form=node))
+    change(folder, lambda described: described.update(preprocessor=node))
     with watched() as seen, pytest.raises(InputError, match="mine_alone"):
         seqlab.load(folder, trust="mine_alone")
     assert not (tmp_path / "canary").exists()

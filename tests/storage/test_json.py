@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.storage.json import dumps
+from seqlab.storage.json import dump_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -29,8 +29,8 @@ def test_all_but_what_is_no_finite_number_comes_back(value: object) -> None:
             return {key: expected(item) for key, item in value.items()}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    assert json.loads(dumps(value, indent=1), parse_constant=strange) == expected(value)
+    assert json.loads(dump_json(value, indent=1), parse_constant=strange) == expected(value)
 
 
 def test_a_tuple_is_a_list() -> None:
-    assert dumps({"a": (1.5, -math.inf)}) == '{"a": [1.5, null]}'
+    assert dump_json({"a": (1.5, -math.inf)}) == '{"a": [1.5, null]}'

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
-from seqlab.data.preprocessing.masked_language_modeling import MaskedText
+from seqlab.data.preprocessing.masked_language_modeling import MaskedLanguageModelingPreprocessor
 from seqlab.inference.predictor import Predictor
 from seqlab.layers.positions import RotaryPositions
 from seqlab.layers.recurrent.cells import LSTMCell
@@ -108,7 +108,7 @@ def test_evaluation_repeats_whatever_the_company() -> None:
         for i, text in zip(order, part.to_list(), strict=True):
             assert torch.equal(text, whole.to_list()[i])
     assert not torch.equal(whole.to_list()[0][1:], whole.to_list()[3][1:])
-    other, _ = task.hide(Batch(batch.tokens, batch.targets, batch.ids + 7, batch.bytes))
+    other, _ = task.hide(Batch(batch.tokens, batch.targets, batch.ids + 7, batch.num_bytes))
     assert not torch.equal(other.values, whole.values)
 
 
@@ -184,8 +184,8 @@ def test_what_is_refused() -> None:
 @pytest.mark.parametrize("tokenizer", [Bytes(), Words(min_frequency=1)])
 def test_marks_in_a_text_are_filled(tokenizer: Any) -> None:
     """A model is overfitted to one text, and asked for what is missing in it."""
-    form = MaskedText()
-    vocabularies = form.learn(pa.table({"text": ["the cat ran home"]}), tokenizer)
+    preprocessor = MaskedLanguageModelingPreprocessor()
+    vocabularies = preprocessor.learn(pa.table({"text": ["the cat ran home"]}), tokenizer)
     torch.manual_seed(2)
     encoder = encoder_of("recurrent", len(vocabularies.tokenizer), 24)
     task = MaskedLanguageModeling(MaskedLanguageModel(encoder, len(vocabularies.tokenizer)), share=0.5)
@@ -205,7 +205,7 @@ def test_marks_in_a_text_are_filled(tokenizer: Any) -> None:
         else ["the c<mask>t ran home", "<mask>he cat ran hom<mask>"]
     )
     items = [{"text": text} for text in missing]
-    answers = Predictor(Bundle(task, form, vocabularies)).predict(items)
+    answers = Predictor(Bundle(task, preprocessor, vocabularies)).predict(items)
     assert [answer["filled"] for answer in answers] == ["the cat ran home"] * 2
     assert [len(answer["masks"]) for answer in answers] == [1, 2]
     best = [[place[0]["token"] for place in answer["masks"]] for answer in answers]
@@ -215,15 +215,15 @@ def test_marks_in_a_text_are_filled(tokenizer: Any) -> None:
             shares = [one["probability"] for one in place]
             assert shares == sorted(shares, reverse=True)
             assert 0.3 < shares[0] <= sum(shares) <= 1 + 1e-6
-    alone = Predictor(Bundle(task, form, vocabularies)).predict(items[1:])
+    alone = Predictor(Bundle(task, preprocessor, vocabularies)).predict(items[1:])
     assert alone[0]["filled"] == answers[1]["filled"]
     with pytest.raises(ValueError, match=r"a text with <mask> in it, such as"):
-        form.record({"text": "the cat"})
+        preprocessor.record({"text": "the cat"})
 
 
 def test_a_mark_in_the_data_is_text() -> None:
-    form = MaskedText()
-    vocabularies = form.learn(pa.table({"text": ["a"]}), Bytes())
-    rows = form.rows(pa.table({"text": ["a<mask>"]}), vocabularies, None)  # type: ignore[arg-type]
+    preprocessor = MaskedLanguageModelingPreprocessor()
+    vocabularies = preprocessor.learn(pa.table({"text": ["a"]}), Bytes())
+    rows = preprocessor.rows(pa.table({"text": ["a<mask>"]}), vocabularies, None)  # type: ignore[arg-type]
     assert rows["length"].to_pylist() == [8]
     assert max(rows["tokens"].to_pylist()[0]) < len(vocabularies.tokenizer)

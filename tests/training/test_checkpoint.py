@@ -17,7 +17,7 @@ import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
 from seqlab.errors import CheckpointError, InputError
-from seqlab.storage import files as durable
+from seqlab.storage import files
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward
@@ -308,10 +308,10 @@ def test_files_reach_the_disk_before_they_get_their_name(tmp_path: Path, monkeyp
 
 
 def test_durable_files(tmp_path: Path) -> None:
-    durable.replace_file(tmp_path / "a.json", json.dumps([1]).encode())
-    durable.replace_file(tmp_path / "a.json", b"2")
-    durable.replace_link(tmp_path / "link", "a.json")
-    durable.replace_link(tmp_path / "link", "b.json")
+    files.replace_file(tmp_path / "a.json", json.dumps([1]).encode())
+    files.replace_file(tmp_path / "a.json", b"2")
+    files.replace_link(tmp_path / "link", "a.json")
+    files.replace_link(tmp_path / "link", "b.json")
     assert names(tmp_path) == ["a.json", "link"]
     assert (tmp_path / "a.json").read_bytes() == b"2"
     assert os.readlink(tmp_path / "link") == "b.json"

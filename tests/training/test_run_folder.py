@@ -32,7 +32,7 @@ def begun(run: RunFolder) -> RunFolder:
     return run
 
 
-def facts(path: Path) -> dict[str, object]:
+def metadata(path: Path) -> dict[str, object]:
     return dict(json.loads((path / "run.json").read_text()))
 
 
@@ -40,13 +40,13 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "a"
     with RunFolder.create(path) as run:
         run.begin("seed: 1\n", {"seed": 1})
-        assert facts(path)["status"] == "running"
-        assert facts(path)["ended"] is None
+        assert metadata(path)["status"] == "running"
+        assert metadata(path)["ended"] is None
         run.record(parameters=12)
         run.write_summary({"steps": 3})
         assert run.config == "seed: 1\n"
         assert run.checkpoints == path / "checkpoints"
-    stored = facts(path)
+    stored = metadata(path)
     assert (stored["seed"], stored["parameters"], stored["status"], stored["format_version"]) == (1, 12, "success", 1)
     assert str(stored["ended"]) >= str(stored["started"])
     assert json.loads((path / "summary.json").read_text()) == {"steps": 3}
@@ -56,17 +56,17 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
 def test_failed_interrupted_and_continued(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), begun(RunFolder.create(tmp_path)):
         _ = 1 / 0
-    assert facts(tmp_path)["status"] == "failed"
+    assert metadata(tmp_path)["status"] == "failed"
     assert "ZeroDivisionError: division by zero" in (tmp_path / "error.txt").read_text()
     with suppress(StoppedError), begun(RunFolder.reopen(tmp_path)):
         assert not (tmp_path / "error.txt").exists()
-        assert facts(tmp_path)["status"] == "running"
+        assert metadata(tmp_path)["status"] == "running"
         raise StoppedError("stopped", 15)
-    assert facts(tmp_path)["status"] == "interrupted"
+    assert metadata(tmp_path)["status"] == "interrupted"
     with begun(RunFolder.reopen(tmp_path)):
         pass
-    assert facts(tmp_path)["status"] == "success"
-    assert len(facts(tmp_path)["resumed"]) == 2  # type: ignore[arg-type]
+    assert metadata(tmp_path)["status"] == "success"
+    assert len(metadata(tmp_path)["resumed"]) == 2  # type: ignore[arg-type]
     assert [status_of(e) for e in (None, KeyboardInterrupt(), ValueError())] == ["success", "interrupted", "failed"]
 
 
@@ -148,7 +148,7 @@ def test_a_living_process_keeps_others_out_and_a_dead_one_does_not(tmp_path: Pat
                 start()
             assert caught.value.exit_code == 4
         holder.kill()
-    assert facts(tmp_path)["status"] == "running"
+    assert metadata(tmp_path)["status"] == "running"
     with RunFolder.reopen(tmp_path):
         assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
 

@@ -23,8 +23,8 @@ def test_figures_by_hand_and_a_new_start() -> None:
     }  # fmt: skip
     assert clocked == Throughput(CPU, torch.bfloat16, gemm_peak=5e9)
     assert set(clocked.take().values()) - {peak_memory_gb(CPU)} == {0}
-    facts = {"device": "cpu", "dtype": "bfloat16", "threads": torch.get_num_threads(), "gemm_gflops": 5}
-    assert clocked.facts() == facts
+    metadata = {"device": "cpu", "dtype": "bfloat16", "threads": torch.get_num_threads(), "gemm_gflops": 5}
+    assert clocked.metadata() == metadata
 
 
 @pytest.mark.parametrize(

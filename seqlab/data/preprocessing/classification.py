@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TextAndLabel:
+class ClassificationPreprocessor:
     """The tokens of the text behind an end mark, and, where there is a `pair`, those of it behind another.
 
     answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`,

@@ -17,7 +17,7 @@ from seqlab.text.vocabularies import Vocabularies
 
 
 @dataclass(frozen=True)
-class Text:
+class LanguageModelingPreprocessor:
     """A sequence per text: end mark, its tokens, end mark, each of which predicts the next.
 
     Bits per byte count the UTF-8 bytes of the text and 1 for its end, which stands for a NUL.
@@ -30,7 +30,7 @@ class Text:
         return '{"text": "Return the"}'
 
     def fingerprint(self) -> str:
-        return "Text()"  # of all forms of text alone: they read the same rows
+        return "LanguageModelingPreprocessor()"  # of all forms of text alone: they read the same rows
 
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         return Vocabularies(tokenizer.train(records.column("text").to_pylist()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.preprocessing.preprocessor import lists, table, text_of
 from seqlab.data.rejects import Rejects
 from seqlab.text.vocabularies import Vocabularies
@@ -17,8 +17,8 @@ MARK = "<mask>"
 
 
 @dataclass(frozen=True)
-class MaskedText(Text):
-    """A sequence per text, as in `Text`. In a text to be answered, each "<mask>" stands for one token.
+class MaskedLanguageModelingPreprocessor(LanguageModelingPreprocessor):
+    """A sequence per text, as for language modelling. In an input, each "<mask>" stands for one token to predict.
 
     Byte pairs hold the blank before a word: "The<mask> ran" asks for a word, "The <mask> ran" for one without a blank.
     """
@@ -44,7 +44,7 @@ class MaskedText(Text):
             rows.append([tokenizer.end, *first])
             for part in others:
                 rows[-1] += [len(tokenizer), *part]  # the mask token: one beyond the vocabulary
-        # As in `Text`, the last token of a row is not read.
+        # As in `LanguageModelingPreprocessor`, the last token of a row is not read.
         return table(map(len, rows), [0] * len(rows), tokens=lists([[*row, tokenizer.end] for row in rows]))
 
     def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A form: what an example of a task is, and how a record becomes one."""
+"""What an example of a task is, and how a record becomes one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seqlab.text.vocabularies import Vocabularies
 Truth = str | float | list[str]
 
 
-class Form(Protocol):
+class Preprocessor(Protocol):
     """Turns records into the rows of a prepared table, whose columns `examples.py` describes.
 
     fields    that a record must have to be learned from
@@ -71,8 +71,8 @@ class Form(Protocol):
         ...
 
 
-def require_fields(form: Form, records: pa.Table, columns: bool) -> None:
-    """Whether the records have what the form reads.
+def require_fields(preprocessor: Preprocessor, records: pa.Table, columns: bool) -> None:
+    """Whether the records have what the preprocessor reads.
 
     Args:
         columns: whether their source has columns that can be named.
@@ -80,11 +80,12 @@ def require_fields(form: Form, records: pa.Table, columns: bool) -> None:
     Raises:
         InputError: a field is missing.
     """
-    if missing := [name for name in form.fields if name not in records.column_names]:
+    if missing := [name for name in preprocessor.fields if name not in records.column_names]:
         there = ", ".join(name for name in records.column_names if name != "origin") or "none"
         names = " ".join(f"data.columns.{name}=COLUMN" for name in missing)
         raise InputError(
-            f"the task reads {' and '.join(form.fields)}, and the data has {there}: {' and '.join(missing)} missing; "
+            f"the task reads {' and '.join(preprocessor.fields)}, and the data has {there}: "
+            f"{' and '.join(missing)} missing; "
             f"{f'name the column with {names}, or ' if columns else ''}choose another task= or data="
         )
 

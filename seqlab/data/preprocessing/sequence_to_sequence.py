@@ -17,7 +17,7 @@ from seqlab.text.vocabularies import Vocabularies
 
 
 @dataclass(frozen=True)
-class SourceAndTarget:
+class SequenceToSequencePreprocessor:
     """The source's tokens and an end mark are read; end mark, the target's tokens, end mark are written.
 
     Who asks may give the beginning of the target, `target_prefix`: a target that has no end mark yet, to go on from.
@@ -34,7 +34,8 @@ class SourceAndTarget:
         return '{"source": "A text."}'
 
     def fingerprint(self) -> str:
-        return f"SourceAndTarget({None if self.target_tokenizer is None else self.target_tokenizer.fingerprint()})"
+        target = None if self.target_tokenizer is None else self.target_tokenizer.fingerprint()
+        return f"SequenceToSequencePreprocessor({target})"
 
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         sources, targets = (records.column(field).to_pylist() for field in self.fields)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seqlab.data.preprocessing.language_modeling import Text
+from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.errors import InputError
 
 
 @dataclass(frozen=True)
-class Stream(Text):
+class StreamLanguageModelingPreprocessor(LanguageModelingPreprocessor):
     """All texts of a split one after the other, with an end mark behind each; see seqlab/data/windows.py.
 
     lanes   how many parts of the stream are read side by side, in training and in evaluation

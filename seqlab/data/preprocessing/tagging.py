@@ -25,7 +25,7 @@ _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 @dataclass(frozen=True)
-class WordsAndTags:
+class TaggingPreprocessor:
     """Every word is cut into pieces by the tokenizer, on its own, and has at least one.
 
     words          how many of the most frequent words also have an id of their own; None: none

@@ -79,7 +79,7 @@ class HubDataset:
             given[split] = rows(batches, features.arrow_schema, features.flatten(), self.columns, where)
         return tables(given, rejects, _SETTINGS)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"hub": self.path, "name": self.name, "revision": self.revision}
 
     def _loaded(self, load: Callable[..., Any]) -> Any:

@@ -57,7 +57,7 @@ class ParallelFiles:
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return tables(records_by_split(self, rejects), rejects, _SETTINGS)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"files": {split: len(pairs) for split, pairs in self.files().items()}}
 
     def files(self) -> dict[str, list[tuple[Path, Path]]]:

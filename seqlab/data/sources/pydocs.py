@@ -35,7 +35,7 @@ class PyDocs:
         """The field is `text`. Nothing is rejected."""
         return {split: pa.table({"text": pa.array(texts, pa.string())}) for split, texts in self._extracted[0].items()}
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return self._extracted[1]
 
     @cached_property

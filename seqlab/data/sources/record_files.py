@@ -58,7 +58,7 @@ class RecordFiles(ABC):
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return tables(records_by_split(self, rejects), rejects, SETTINGS)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"files": {split: len(files) for split, files in self.files().items()}}
 
     def files(self) -> dict[str, list[Path]]:

@@ -30,7 +30,7 @@ class Source(Protocol):
         """The records of "train", "validation" and "test"; none of the three is empty, all have the same columns."""
         ...
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a reader of run.json wants to know about the data, such as how many files they were read from."""
         ...
 
@@ -45,7 +45,7 @@ class Files(Protocol):
     @property
     def max_rejected(self) -> float: ...
 
-    def facts(self) -> dict[str, Any]: ...
+    def metadata(self) -> dict[str, Any]: ...
 
     def files(self) -> dict[str, list[Any]]:
         """Those of each split that was given any."""

@@ -1,10 +1,10 @@
-"""torch.export and AOTInductor: graphs of the programs of a model (seqlab/exporting/programs.py), of any count and length.
+"""torch.export and AOTInductor: graphs of the programs of a model (programs.py), of any count and length.
 
     NAME.pt2         a graph of torch's operators, loops and all, for `torch.export.load`: Python with torch, no seqlab
     NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
                      for the processor it was compiled on, and it takes a compiler and minutes
 
-The former is loaded by `load_pt2` (seqlab/exporting/formats/pt2_loading.py), which runs nothing of the file. An AOTInductor package
+The former is loaded by `load_pt2` (pt2_loading.py), which runs nothing of the file. An AOTInductor package
 is machine code: load it only if you have made it, or know the digest that export.json tells.
 """
 

@@ -10,7 +10,7 @@ A place is a token's number in its sequence; the last query stands at the last k
     window w               -w < d < w; as many keys as queries
     bias_HR                R = 2 r + 1 columns: head h adds bias[h, r + d] to a score; beyond -r and r, the outermost
 
-A query that reads nothing gets zeros. `attend_compiled.py`, `attend_tiles.py` and `attend_packed.py` hold the fast
+A query that reads nothing gets zeros. `compiled.py`, `tiles.py` and `packed.py` hold the fast
 kernels; one autograd function stands before all of them. The plain path is one block of ordinary operators per run.
 """
 
@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers.attention import compiled as attend_compiled
-from seqlab.layers.attention import packed as attend_packed
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import compiled, packed, tiles
 from seqlab.layers.attention.tiles import Call, allowed, bias_at, distances, rows_as_block
 from seqlab.layers.backend import is_fast
 from seqlab.ragged import inside_of, joint_runs_of
@@ -53,12 +51,12 @@ def choose(
     if weighted:
         return "explicit"
     if device.type == "cpu":
-        return "compiled" if attend_compiled.can_run(device, dtype, head_width) else "flash"
+        return "compiled" if compiled.can_run(device, dtype, head_width) else "flash"
     if device.type == "cuda":
         half = dtype in (torch.float16, torch.bfloat16)
-        if half and attend_packed.varlen_fits(device, head_width, window, grouped):
+        if half and packed.varlen_fits(device, head_width, window, grouped):
             return "varlen"
-        if (half or dtype == torch.float32) and attend_packed.efficient_fits(head_width, window):
+        if (half or dtype == torch.float32) and packed.efficient_fits(head_width, window):
             return "efficient"
     return "explicit"
 
@@ -187,8 +185,8 @@ def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> 
 
 def _module(call: Call) -> Any:
     if call.kernel == "compiled":
-        return attend_compiled
-    return attend_tiles if call.kernel in ("flash", "explicit") else attend_packed
+        return compiled
+    return tiles if call.kernel in ("flash", "explicit") else packed
 
 
 def _to_gather(call: Call, k_TGK: Tensor) -> Tensor | None:
@@ -260,7 +258,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tupl
     *where, causal, window, dropout = asked
     kernel = _call(q, k, bias, *where[:3], None, causal, window, dropout).kernel
     log_sums = 0 if kernel == "efficient" else q.shape[0] * q.shape[1]
-    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=attend_tiles.sum_dtype(q.dtype))
+    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=tiles.sum_dtype(q.dtype))
 
 
 @torch.library.custom_op(

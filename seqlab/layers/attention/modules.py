@@ -86,7 +86,7 @@ class SelfAttention(SequenceLayer):
     def core(
         self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`state` and what comes back: keys and values [R, G, K], of a block in a cache (seqlab/layers/attention/cache.py).
+        """`state` and what comes back: keys and values [R, G, K], of a block in a cache (cache.py).
 
         A state that goes in has three more: the rows of the new tokens, which the cache has made room for, those of all
         tokens, and the lengths of the sequences before.

@@ -18,7 +18,7 @@ calling `cell(input_size, hidden_size)`; `hidden_size` is the width of the outpu
 one in your own file, unrolls and trains: `model.cell._target_=my_module.MyCell`.
 
 In eager mode a state may also be a tensor, tuple, dict, NamedTuple or dataclass, nested freely; scripting wants the
-list (seqlab/layers/recurrent/contract.py). torch.nn's own cells have no `initial_state` and return no pair: call one in yours.
+list (contract.py). torch.nn's own cells have no `initial_state` and return no pair: call one in yours.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers.linear import Linear
 from seqlab.layers.operators import Operator, linear_weights
-from seqlab.layers.recurrent import compiled as compiled_loops
+from seqlab.layers.recurrent import compiled
 from seqlab.layers.recurrent.steps import final_rows, previous_rows, reversed_rows
 from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of
 
@@ -56,7 +56,7 @@ def linear_recurrence(
 
 def in_words(device: torch.device) -> str:
     """What scans, for people."""
-    if compiled_loops.can_run(torch.empty(1, device=device)):
+    if compiled.can_run(torch.empty(1, device=device)):
         return "machine code of our own"
     return "a loop of torch's operators" if device.type == "cpu" else "a scan by halving"
 
@@ -84,8 +84,8 @@ class _LinearRecurrence(torch.autograd.Function):
 
 
 def _scan(a_TH: Tensor, b_TH: Tensor, lengths: Tensor, initial_BH: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    if compiled_loops.can_run(b_TH):
-        h_TH = compiled_loops.scan(a_TH, b_TH, lengths, initial_BH, reverse)
+    if compiled.can_run(b_TH):
+        h_TH = compiled.scan(a_TH, b_TH, lengths, initial_BH, reverse)
     elif b_TH.device.type == "cpu":
         h_TH = _scan_by_steps(a_TH, b_TH, lengths, initial_BH, reverse)
     else:

@@ -96,7 +96,7 @@ class RecurrentStack(SequenceLayer):
     Args:
         input_size: width D of what comes in.
         hidden_size: width H of each direction; the output has `hidden_size * (2 if bidirectional else 1)`.
-        cell: makes one cell, called `cell(input_size, hidden_size)`; see seqlab/layers/recurrent/cells.py for the contract.
+        cell: makes one cell, called `cell(input_size, hidden_size)`; see cells.py for the contract.
         layers: how many layers.
         bidirectional: read every sequence from its end as well and join both outputs (Schuster & Paliwal 1997).
         dropout: share of the values between two layers that are zeroed while training (Zaremba et al. 2014).

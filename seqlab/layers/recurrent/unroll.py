@@ -1,10 +1,10 @@
 """LSTM, GRU and tanh over a whole time-major batch as one autograd function each: the fast path of the cells.
 
-One product for all inputs, then a loop that keeps only what must wait for the step before (`compiled_loops.py`, or
-`loops.py` where there is no machine code), and on the way back one product for the weights' gradient over all rows.
+One product for all inputs, then a loop that keeps only what must wait for the step before (`compiled.py`, or
+`loop.py` where there is no machine code), and on the way back one product for the weights' gradient over all rows.
 On CUDA the loop is cuDNN's own, which reads this very order: a time-major batch is what a `PackedSequence` wraps.
 
-The equations are those of seqlab/layers/recurrent/cells.py, and a test holds both equal. All functions can be differentiated
+The equations are those of cells.py, and a test holds both equal. All functions can be differentiated
 once; `backend("plain")` differentiates twice.
 """
 
@@ -19,15 +19,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.linear import over_rows
-from seqlab.layers.recurrent import compiled as compiled_loops
-from seqlab.layers.recurrent import loop as loops
+from seqlab.layers.recurrent import compiled, loop
 from seqlab.layers.recurrent.steps import final_rows, permute, reversed_rows
 from seqlab.ragged import widths_of
 
 
 def loop_of(x: Tensor) -> ModuleType:
     """Where the loop is computed for tensors such as this one."""
-    return compiled_loops if compiled_loops.can_run(x) else loops
+    return compiled if compiled.can_run(x) else loop
 
 
 def in_words(device: torch.device) -> str:
@@ -35,7 +34,7 @@ def in_words(device: torch.device) -> str:
     x = torch.empty(1, device=device)
     if has_cudnn(x):
         return "cuDNN on packed rows"
-    return "machine code of our own" if loop_of(x) is compiled_loops else "a loop of torch's operators"
+    return "machine code of our own" if loop_of(x) is compiled else "a loop of torch's operators"
 
 
 def has_cudnn(x: Tensor) -> bool:

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from seqlab.storage import json as valid_json
 from seqlab.storage.files import replace_file
+from seqlab.storage.json import dump_json
 from seqlab.training.state import State
 
 
@@ -34,11 +34,11 @@ class MetricsLog:
         """Drops what was logged after the checkpoint that `state` comes from: it is about to be done again."""
         last = {"train": state.step, "validation": state.evaluated}
         kept = [point for point in read_points(self.path) if point["step"] <= last.get(point["split"], -1)]
-        replace_file(self.path, "".join(valid_json.dumps(point) + "\n" for point in kept).encode())
+        replace_file(self.path, "".join(dump_json(point) + "\n" for point in kept).encode())
         self._file = open(self.path, "a")  # noqa: SIM115 closed by close()
 
     def point(self, point: dict[str, Any]) -> None:
-        self._file.write(valid_json.dumps(point) + "\n")
+        self._file.write(dump_json(point) + "\n")
         self._file.flush()
 
     def flush(self) -> None:

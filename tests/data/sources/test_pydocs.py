@@ -28,15 +28,15 @@ def real() -> PyDocs:
 
 
 def test_every_split_holds_something_sensible(real: PyDocs) -> None:
-    facts = real.facts()
-    total = sum(facts["bytes"].values())
+    metadata = real.metadata()
+    total = sum(metadata["bytes"].values())
     assert total > 1_000_000
     for split in ("validation", "test"):
-        assert 0.07 < facts["bytes"][split] / total < 0.14
-    assert facts["python"].endswith(sys.version.split()[0])
-    assert facts["docstrings"] == sum(map(len, texts(real).values()))
-    assert facts["duplicates_removed"] > 0
-    assert facts["files"] > 400
+        assert 0.07 < metadata["bytes"][split] / total < 0.14
+    assert metadata["python"].endswith(sys.version.split()[0])
+    assert metadata["docstrings"] == sum(map(len, texts(real).values()))
+    assert metadata["duplicates_removed"] > 0
+    assert metadata["files"] > 400
 
 
 def test_no_docstring_occurs_twice_or_is_empty(real: PyDocs) -> None:
@@ -108,7 +108,7 @@ def test_a_docstring_in_two_modules_stays_with_the_first(library: Path) -> None:
     splits = texts(PyDocs())
     assert "Shared." in splits[split_of(SALT + first)]
     assert sum(found.count("Shared.") for found in splits.values()) == 1
-    assert PyDocs().facts()["duplicates_removed"] == 1
+    assert PyDocs().metadata()["duplicates_removed"] == 1
 
 
 def test_what_cannot_be_parsed_or_written_is_counted_or_dropped(library: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_cannot_be_parsed_or_written_is_counted_or_dropped(library: Path) -
     (library / f"{name}4.py").write_text('"""Half \\ud800 a pair."""\ndef f():\n    "An old \\d escape."\n')
     (library / f"{name}5.py").write_bytes(b'# coding: latin-1\n"""Caf\xe9."""')
     found = [text for docstrings in texts(PyDocs()).values() for text in docstrings]
-    assert PyDocs().facts()["files_not_parsed"] == 3
+    assert PyDocs().metadata()["files_not_parsed"] == 3
     assert r"An old \d escape." in found
     assert "Café." in found
     assert not any("Half" in text for text in found)

@@ -84,7 +84,7 @@ def test_several_files_are_read_in_the_order_of_names(tmp_path: Path) -> None:
     files = str(tmp_path / "**/*.txt")
     source = TextFiles(files, files, files)
     assert texts(source)["train"] == ["a", "b", "deep/c"]
-    assert source.facts() == {"files": {"train": 3, "validation": 3, "test": 3}}
+    assert source.metadata() == {"files": {"train": 3, "validation": 3, "test": 3}}
 
 
 def test_the_fingerprint_follows_the_bytes(tmp_path: Path) -> None:

@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqlab.layers.attention import attend as attend_module
-from seqlab.layers.attention import compiled as attend_compiled
-from seqlab.layers.attention import packed as attend_packed
-from seqlab.layers.attention import tiles as attend_tiles
+from seqlab.layers.attention import compiled, packed, tiles
 from seqlab.layers.attention.attend import attend, choose, in_words
 from seqlab.layers.attention.packed import varlen
 from seqlab.layers.backend import backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-OWN = "compiled" if attend_compiled.can_run(CPU, torch.float32, 64) else "flash"
+OWN = "compiled" if compiled.can_run(CPU, torch.float32, 64) else "flash"
 PATTERNS: dict[str, dict[str, Any]] = {
     "both ways": {"causal": False},
     "causal": {"causal": True},
@@ -37,7 +35,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6)
 def small_tiles() -> Iterator[None]:
     """So that sequences of a few tokens are cut into several tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attend_tiles, "BLOCK", 4)
+        patch.setattr(tiles, "BLOCK", 4)
         yield
 
 
@@ -107,8 +105,8 @@ def computing(path: str) -> Iterator[None]:
     """On one of the CPU's paths, where it is to be had."""
     with pytest.MonkeyPatch.context() as patch:
         if path == "tiles":
-            patch.setattr(attend_compiled, "can_run", lambda device, dtype, head_width: False)
-        elif path == "machine code" and not attend_compiled.can_run(CPU, torch.float64, 8):
+            patch.setattr(compiled, "can_run", lambda device, dtype, head_width: False)
+        elif path == "machine code" and not compiled.can_run(CPU, torch.float64, 8):
             pytest.skip("no C++ compiler here, or vectors too wide")
         with backend("plain" if path == "plain" else "fast"):
             yield
@@ -196,7 +194,7 @@ def test_a_seed_gives_the_same_dropout_again() -> None:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_machine_code_in_float32(name: str) -> None:
     """Heads of 64, lengths below, at and above what a vector, a block of rows and a block of queries hold."""
-    if not attend_compiled.can_run(CPU, torch.float32, 64):
+    if not compiled.can_run(CPU, torch.float32, 64):
         pytest.skip("no C++ compiler here")
     torch.manual_seed(0)
     lengths = torch.tensor([300, 65, 64, 33, 16, 3, 1, 0])
@@ -236,7 +234,7 @@ def test_a_cache_of_another_precision_is_read_in_that_of_the_queries(path: str) 
 
 
 def test_machine_code_is_not_handed_what_does_not_fit() -> None:
-    if not attend_compiled.can_run(CPU, torch.float64, 8):
+    if not compiled.can_run(CPU, torch.float64, 8):
         pytest.skip("no C++ compiler here")
     q, k = torch.randn(4, 2, 8).double(), torch.randn(5, 2, 8).double()
     right = torch.tensor([4]), torch.tensor([5])
@@ -319,7 +317,7 @@ def test_the_kernel_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as old:
         old.setattr(varlen, "varlen_attn", old_varlen)
         assert choose(CUDA, torch.bfloat16, 64) == "efficient"
-    monkeypatch.setattr(attend_packed, "varlen", None)
+    monkeypatch.setattr(packed, "varlen", None)
     assert choose(CUDA, torch.bfloat16, 64, window=True) == "explicit"
 
 
@@ -394,9 +392,9 @@ def packed_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]
         return *(grad[None] for grad in grads), None
 
     monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(attend_packed, "_flash_backward", flash_backward)
-    monkeypatch.setattr(attend_packed, "_efficient", efficient)
-    monkeypatch.setattr(attend_packed, "_efficient_backward", efficient_backward)
+    monkeypatch.setattr(packed, "_flash_backward", flash_backward)
+    monkeypatch.setattr(packed, "_efficient", efficient)
+    monkeypatch.setattr(packed, "_efficient_backward", efficient_backward)
 
     def use(kernel: str) -> list[Any]:
         monkeypatch.setattr(attend_module, "choose", lambda *_: kernel)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
-from seqlab.layers.recurrent import compiled as compiled_loops
-from seqlab.layers.recurrent import minimal as scan
+from seqlab.layers.recurrent import compiled, minimal
 from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell, linear_recurrence
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.ragged import Layout, Ragged, time_major_of
@@ -38,12 +37,12 @@ def one_by_one(x: Ragged, initial_BH: Tensor, reverse: bool) -> tuple[list[Tenso
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "machine code":
-        if not compiled_loops.can_run(torch.zeros(1)):
+        if not compiled.can_run(torch.zeros(1)):
             pytest.skip("no C++ compiler here")
         return
-    monkeypatch.setattr(compiled_loops, "can_run", lambda x: False)
+    monkeypatch.setattr(compiled, "can_run", lambda x: False)
     if request.param == "by halving":  # the way of other devices
-        monkeypatch.setattr(scan, "_scan_by_steps", scan._scan_by_halving)
+        monkeypatch.setattr(minimal, "_scan_by_steps", minimal._scan_by_halving)
 
 
 def differences(lengths: list[int], reverse: bool, dtype: torch.dtype, saturated: bool = False) -> dict[str, float]:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from seqlab.errors import NonFiniteError, StoppedError
-from seqlab.training.logging import terminal as progress_line
+from seqlab.training.logging import terminal
 from seqlab.training.logging.json_lines import MetricsLog, read_points
 from seqlab.training.logging.run_log import RunLog
 from seqlab.training.logging.tensorboard import flatten, tags
@@ -226,7 +226,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
 
 
 def test_a_terminal_has_one_line_cut_to_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_line.shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setattr(terminal.shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
     stream = Terminal()
     line = ProgressLine(stream)
     point = {"step": 5, "split": "train", **FIGURES, "seconds_left": None}

@@ -71,7 +71,7 @@ class Algorithmic:
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return self._tables
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"kind": self.kind, "examples": {name: table.num_rows for name, table in self._tables.items()}}
 
     @cached_property

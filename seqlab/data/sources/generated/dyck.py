@@ -76,7 +76,7 @@ class Dyck:
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return self._tables
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"examples": {split: table.num_rows for split, table in self._tables.items()}}
 
     @cached_property

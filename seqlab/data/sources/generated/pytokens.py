@@ -61,7 +61,7 @@ class PyTokens:
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return self._extracted[0]
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return self._extracted[1]
 
     @cached_property

@@ -64,7 +64,7 @@ class Scan:
     def read(self, rejects: Rejects) -> dict[str, pa.Table]:
         return self._tables
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"split": self.split, "examples": {name: table.num_rows for name, table in self._tables.items()}}
 
     @cached_property

@@ -95,7 +95,7 @@ def test_no_tree_twice_and_lengths_as_asked() -> None:
     source = ListOps(lengths=(5, 30), test_lengths=(31, 60), **sizes)
     tables = source.read(Rejects())
     texts = {split: table["text"].to_pylist() for split, table in tables.items()}
-    assert source.facts() == {"examples": sizes}
+    assert source.metadata() == {"examples": sizes}
     assert {split: len(set(texts[split])) for split in SPLITS} == sizes
     assert not set(texts["train"]) & set(texts["validation"])
     for split, (least, most) in (("train", (5, 30)), ("validation", (5, 30)), ("test", (31, 60))):

@@ -44,7 +44,7 @@ def test_what_is_read(library: Path) -> None:
         }
         assert second["words"] == ["def", f"g_{split}", "(", ")", ":", "pass"]
         assert second["origin"] == f"{file}, line 3"
-    assert PyTokens().facts() == {
+    assert PyTokens().metadata() == {
         "python": stdlib.python(),
         "files": 3,
         "files_not_parsed": 0,
@@ -63,25 +63,25 @@ def test_one_that_occurs_twice_is_kept_once(library: Path) -> None:
     source = PyTokens()
     found = [row["words"] for split in SPLITS for row in rows(source, split)]
     assert sum(words[1] == "same" for words in found) == 1
-    assert source.facts()["duplicates"] == 5
+    assert source.metadata()["duplicates"] == 5
 
 
 def test_sizes_are_the_most_there_are(library: Path) -> None:
     source = PyTokens(train=1, test=None)
-    assert source.facts()["functions"] == {"train": 1, "validation": 2, "test": 2}
+    assert source.metadata()["functions"] == {"train": 1, "validation": 2, "test": 2}
     # A split that is full wants no further files.
     for letter in LETTERS["train"][1:6]:
         (library / f"{letter}.py").write_text("def (")
-    assert PyTokens(train=None).facts()["files_not_parsed"] == 5
-    assert PyTokens(train=None).facts()["functions"]["train"] == 2
+    assert PyTokens(train=None).metadata()["files_not_parsed"] == 5
+    assert PyTokens(train=None).metadata()["functions"]["train"] == 2
 
 
 def test_long_ones_and_files_that_are_no_text_are_left_out(library: Path) -> None:
     (library / f"{LETTERS['train'][1]}.py").write_bytes(b"def f(): '\xff'")
     source = PyTokens(max_words=9)
     assert [row["words"][1] for row in rows(source)] == ["g_train"]
-    assert source.facts()["too_long"] == 3
-    assert source.facts()["files_not_parsed"] == 1
+    assert source.metadata()["too_long"] == 3
+    assert source.metadata()["files_not_parsed"] == 1
     assert len(rows(PyTokens(max_words=10))) == 2
 
 
@@ -106,9 +106,9 @@ def test_what_cannot_be(knob: str) -> None:
 
 def test_the_library_itself() -> None:
     source = PyTokens(train=300, validation=60, test=60)
-    assert source.facts()["functions"] == {"train": 300, "validation": 60, "test": 60}
-    assert source.facts()["not_understood"] == 0
-    assert len(source.facts()["tags"]) >= 9
+    assert source.metadata()["functions"] == {"train": 300, "validation": 60, "test": 60}
+    assert source.metadata()["not_understood"] == 0
+    assert len(source.metadata()["tags"]) >= 9
     everything = [row for split in SPLITS for row in rows(source, split)]
     assert len({tuple(row["words"]) for row in everything}) == 420
     assert all(len(row["words"]) == len(row["tags"]) <= 500 for row in everything)

@@ -110,7 +110,7 @@ def test_splits_share_no_command_and_have_the_published_sizes(
     assert not set(train) & set(validation)
     assert not {*train, *validation} & set(test)
     assert abs(len(validation) - different * 0.1) < 1
-    assert source.facts()["examples"] == {name: table.num_rows for name, table in tables.items()}
+    assert source.metadata()["examples"] == {name: table.num_rows for name, table in tables.items()}
 
 
 def test_a_primitive_is_a_tenth_of_what_is_trained_on() -> None:
