@@ -19,7 +19,7 @@ test: $(READY)
 
 # Every task and model in every format of export, against eager mode, in half an hour of a core.
 parity: $(READY)
-	PARITY_TABLE=docs/parity.md .venv/bin/python -m pytest $(ARGS) -m parity tests/serving
+	PARITY_TABLE=docs/parity.md .venv/bin/python -m pytest $(ARGS) -m parity tests/exporting
 
 # The fault trials at full size, in some three minutes: real processes, with their figures. Nothing else should run beside.
 reliability: $(READY)

@@ -1,4 +1,4 @@
-"""For all tests: how long hypothesis looks for a counterexample, one thread so that figures repeat, and typed verbs."""
+"""For all tests: how long hypothesis searches, one thread so that figures repeat, verbs, a bundle of every task."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from seqlab import check, evaluate, export, predict, report, serve, train
+from tiny_bundles import TASKS, TRANSFORMER, save
 from typing_words import Outcome
 
 settings.register_profile("seqlab", deadline=None, max_examples=25)
@@ -39,6 +40,14 @@ def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each: by the name of its task, and of its task and "-transformer"."""
+    root = tmp_path_factory.mktemp("bundles")
+    folders = {task: save(root / task, task) for task in TASKS}
+    return folders | {f"{task}-transformer": save(root / f"{task}-t", task, TRANSFORMER) for task in TASKS}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,7 @@ import pytest
 from seqlab.cli.command import Command, run_verb
 from seqlab.errors import InputError, NonFiniteError, StoppedError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Job:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqlab.bundle import metadata
+from seqlab.bundle import build_context
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.preprocessing.classification import ClassificationPreprocessor
@@ -270,14 +270,14 @@ def test_every_place_of_a_known_type_is_a_label() -> None:
 def test_tags_as_they_are_may_follow_one_another_in_any_way() -> None:
     records = pa.table({"words": [["a", "b", "c"]], "tags": [["I-X", "B-X", "O"]]})
     for preprocessor, bound in ((TaggingPreprocessor(), True), (TaggingPreprocessor(scheme=None), False)):
-        assert (metadata(preprocessor, preprocessor.learn(records, Bytes()))["allowed"] is not None) == bound
+        assert (build_context(preprocessor, preprocessor.learn(records, Bytes()))["allowed"] is not None) == bound
 
 
 def test_two_vocabularies() -> None:
     preprocessor = SequenceToSequencePreprocessor(Words(min_frequency=1))
     records = pa.table({"source": ["jump left"], "target": ["TURN JUMP"]})
     vocabularies = preprocessor.learn(records, Words(min_frequency=1))
-    assert vocabularies.metadata["vocabulary"] == vocabularies.metadata["target_vocabulary"] == 4
+    assert vocabularies.build_context["vocabulary"] == vocabularies.build_context["target_vocabulary"] == 4
     assert vocabularies.tokenizer.digest != vocabularies.written.digest
     batch = batch_of(preprocessor, records, vocabularies)
     assert preprocessor.item(batch, vocabularies) == {"source": "jump left"}
@@ -300,7 +300,7 @@ def test_vocabularies_come_back_from_their_files(
     loaded = Vocabularies.from_files(vocabularies.files, vocabularies.end_tokens, tmp_path)
     assert loaded.digest == vocabularies.digest
     assert (loaded.labels, loaded.words) == (vocabularies.labels, vocabularies.words)
-    assert loaded.metadata["target_vocabulary"] == vocabularies.metadata["target_vocabulary"]
+    assert loaded.build_context["target_vocabulary"] == vocabularies.build_context["target_vocabulary"]
     # What is only to be predicted from needs no targets.
     unlabelled = pa.table({name: records[name] for name in list(records)[:1]})
     batch = batch_of(preprocessor, unlabelled, loaded)

@@ -79,7 +79,7 @@ sys.path.append(sys.argv[3])
 sys.modules["seqlab"] = None
 import torch
 from equal_lengths import by_length
-from pt2_files import load_pt2
+from pt2_loading import load_pt2
 equal = load_pt2(sys.argv[1]).module()
 with torch.no_grad():
     (answers,) = by_length(equal, [torch.tensor([5, 6, 7, 5]), torch.tensor([5, 5, 5, 5])])
@@ -91,8 +91,8 @@ def test_pt2_loads_where_there_is_no_seqlab(tmp_path: Path) -> None:
     bundle, folder = tiny_bundle("numbers", "gru"), tmp_path / "out"
     report = export(bundle, ["pt2"], folder)["pt2"]
     assert report["largest_difference"].keys() == {"equal", "padded"}
-    for name in ("equal_lengths", "pt2_files"):
-        shutil.copy(REPOSITORY / "seqlab" / "serving" / f"{name}.py", tmp_path)
+    for name in ("equal_lengths", "formats/pt2_loading"):
+        shutil.copy(REPOSITORY / "seqlab" / "exporting" / f"{name}.py", tmp_path)
     given = [str(folder / "equal.pt2"), str(tmp_path / "got"), str(tmp_path)]
     words = [sys.executable, "-I", "-W", "ignore", "-c", WITHOUT, *given]
     done = subprocess.run(words, capture_output=True, text=True)

@@ -22,7 +22,7 @@ from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.sources.text import TextFiles
 from seqlab.errors import InputError
 
-REAL = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+REAL = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 def test_the_fingerprint_follows_bytes_and_settings(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from seqlab.data.sources.source import SPLITS
 from seqlab.data.sources.text import TextFiles
 from seqlab.errors import InputError
 
-CORPUS = Path(__file__).parents[1] / "corpus"
+CORPUS = Path(__file__).parents[2] / "corpus"
 
 
 def texts(source: TextFiles, rejects: Rejects | None = None) -> dict[str, list[str]]:

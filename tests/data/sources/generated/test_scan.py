@@ -16,7 +16,7 @@ from seqlab.data.sources.generated.scan import Scan, commands
 from seqlab.data.sources.source import SPLITS
 from seqlab.errors import InputError
 
-FILES = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "scan"
+FILES = Path(os.environ.get("SEQLAB_DATA", Path(__file__).resolve().parents[5] / "shared" / "data")) / "scan"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason=f"the published files are not at {FILES} (SEQLAB_DATA)")
 
 TURN = {"left": ["I_TURN_LEFT"], "right": ["I_TURN_RIGHT"]}

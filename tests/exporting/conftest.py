@@ -1,4 +1,4 @@
-"""A bundle of every task, saved once for all tests of serving; and the table of `make parity`."""
+"""The table of `make parity`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tiny_bundles import TASKS, TRANSFORMER, save
-
-
-@pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each: by the name of its task, and of its task and "-transformer"."""
-    root = tmp_path_factory.mktemp("bundles")
-    folders = {task: save(root / task, task) for task in TASKS}
-    return folders | {f"{task}-transformer": save(root / f"{task}-t", task, TRANSFORMER) for task in TASKS}
 
 
 @pytest.fixture(scope="session")
