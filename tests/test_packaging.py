@@ -122,7 +122,7 @@ def test_the_wheel_is_complete(installed: Path, tmp_path: Path) -> None:
     assert {p.relative_to(conf) for p in conf.rglob("*.yaml")} == {
         p.relative_to(REPOSITORY / "conf") for p in (REPOSITORY / "conf").rglob("*.yaml")
     }
-    for pattern in ("*.py", "native/*"):
+    for pattern in ("*.py", "native/*.*"):
         shipped = {p.relative_to(package.parent) for p in package.parent.rglob(pattern)}
         assert (
             shipped == {p.relative_to(REPOSITORY / "seqlab") for p in (REPOSITORY / "seqlab").rglob(pattern)} != set()

@@ -285,7 +285,7 @@ def test_two_vocabularies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "records"),
+    ("preprocessor", "records"),
     [
         (ClassificationPreprocessor(), {"text": ["x", "y"], "label": ["a", "b"]}),
         (TaggingPreprocessor(words=3), {"words": [["x", "y"]], "tags": [["a", "b"]]}),

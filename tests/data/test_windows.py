@@ -74,7 +74,7 @@ def test_lane_by_lane_they_are_the_stream(
 
 def test_a_window_has_its_share_of_the_bytes_of_each_text(make_table: MakeTable) -> None:
     windows = Windows(make_table([4, 2], [40, 2]), 1, 3)
-    assert [windows.batch([i]).bytes.tolist() for i in range(2)] == [[30], [12]]
+    assert [windows.batch([i]).num_bytes.tolist() for i in range(2)] == [[30], [12]]
 
 
 def test_chunks_slices_and_workers(make_table: MakeTable) -> None:

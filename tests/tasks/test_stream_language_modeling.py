@@ -149,7 +149,7 @@ def test_a_window_that_does_not_follow_is_refused() -> None:
         task.step(batches[2])
     task = make(2)
     task.step(batches[0].select(torch.tensor([1])))
-    mixed = Batch(batches[0].tokens, batches[0].targets, torch.tensor([0, 3]), batches[0].bytes)
+    mixed = Batch(batches[0].tokens, batches[0].targets, torch.tensor([0, 3]), batches[0].num_bytes)
     with pytest.raises(ValueError, match="cannot follow"):  # a first window, and one that follows
         task.step(mixed)
 
