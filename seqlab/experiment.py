@@ -229,7 +229,7 @@ def require_positions(task: Task, loaders: dict[str, Loader]) -> None:
         InputError: it does not.
     """
     longest = max(loader.longest_side for loader in loaders.values())
-    require_room(longest, getattr(task.model, "max_length", None), "model.positions.max_length")
+    require_room(longest, task.max_length, "model.positions.max_length")
 
 
 def require_room(longest: int, limit: int | None, name: str) -> None:
@@ -253,10 +253,9 @@ def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
     given = {name: value for name, value in asked.items() if value is not None}
     if not given:
         return
-    decoding = getattr(task, "decoding", None)
-    if not isinstance(decoding, Decoding):
+    if task.decoding is None:
         raise InputError(f"decoding.{next(iter(given))}: this model does not write; drop it")
-    task.decoding = instantiate({**asdict(decoding), **given}, "decoding", target=Decoding)  # type: ignore[attr-defined]
+    task.decoding = instantiate({**asdict(task.decoding), **given}, "decoding", target=Decoding)
 
 
 def compile_model(model: torch.nn.Module, device: torch.device) -> None:

@@ -70,7 +70,7 @@ def sample(parts: Experiment) -> str:
         read = " | ".join(" ".join(value) if isinstance(value, list) else value for value in item.values())
         if read in shown:
             continue
-        (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
+        (answer,) = parts.task.predict(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
         told = preprocessor.told(answer, {}, vocabularies)
         lines = [f"[{cut(told.get('masked', read))}]", f"predicted: {readable(next(iter(told.values())), words)}"]
         if isinstance(classes := told.get("probabilities"), Mapping):

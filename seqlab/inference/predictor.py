@@ -78,8 +78,7 @@ class Predictor:
         # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
         cuts = bundle.over_long == "truncate" and not isinstance(bundle.preprocessor, LanguageModelingPreprocessor)
         self.longest = bundle.max_length if cuts else None
-        self.room: int | None = getattr(self.task.model, "max_length", None)
-        self.most_words: int | None = getattr(self.task.model, "max_words", None)
+        self.room, self.most_words = self.task.max_length, self.task.max_words
         self.task.model.eval()
 
     def predict(
@@ -232,7 +231,7 @@ class Predictor:
         plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, int(examples.lengths.max())), 1, None, 0)
         for i in range(len(plan)):
             batch = examples.batch(plan[i])
-            answers = self.task.answer(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
+            answers = self.task.predict(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
                 told[example] = self.preprocessor.told(answer, asked[example].record, self.vocabularies)
         return [told[example] for example in range(len(asked))]

@@ -197,7 +197,7 @@ def test_a_complete_target_is_not_looked_at(bundles: dict[str, Path]) -> None:
         answers.append(
             {
                 i: found[0].tokens.tolist()
-                for i, found in zip(batch.ids.tolist(), predictor.task.answer(batch), strict=True)
+                for i, found in zip(batch.ids.tolist(), predictor.task.predict(batch), strict=True)
             }
         )
     assert answers[0] == answers[1]
