@@ -19,13 +19,10 @@ from seqlab import bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
-from seqlab.data.preprocessing.stream_language_modeling import StreamLanguageModelingPreprocessor
 from seqlab.data.sources.source import SPLITS
 from seqlab.data.streaming import Beginning, Streamed
-from seqlab.data.windows import Windows
 from seqlab.errors import InputError
 from seqlab.layers.device import choose_device
 from seqlab.layers.kernels import kernels
@@ -130,33 +127,20 @@ def build_data(
         raise InputError(
             f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(preprocessor.policies)}"
         )
-    if isinstance(preprocessor, StreamLanguageModelingPreprocessor) and batch.max_length is not None:
+    if preprocessor.streams and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     if batch.streaming:
-        if isinstance(preprocessor, StreamLanguageModelingPreprocessor) or not hasattr(source, "records_of"):
-            what = (
-                "the lanes of a stream"
-                if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
-                else f"data of {type(source).__name__}"
-            )
+        if preprocessor.streams or not hasattr(source, "records_of"):
+            what = "the lanes of a stream" if preprocessor.streams else f"data of {type(source).__name__}"
             raise InputError(f"batch.streaming=true reads records from files, not {what}: drop it")
         corpus = prepare(Beginning(source, batch.learn_from), preprocessor, learned, cache_folder())
     else:
         corpus = prepare(source, preprocessor, learned, cache_folder())
-    tokens = (
-        preprocessor.lanes * preprocessor.window
-        if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
-        else batch.tokens
-    )
+    tokens = preprocessor.tokens_per_batch(batch.tokens)
     loaders: dict[str, Loader] = {}
     for split in splits:
-        table = corpus.splits[split]
-        examples: Examples | Windows
         try:
-            if isinstance(preprocessor, StreamLanguageModelingPreprocessor):
-                examples = Windows(table, preprocessor.lanes, preprocessor.window)
-            else:
-                examples = Examples(table, longest, over_long)
+            examples = preprocessor.make_examples(corpus.splits[split], longest, over_long)
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)

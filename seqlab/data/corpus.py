@@ -156,7 +156,7 @@ def _table(
         some = records.slice(start, _ROWS_AT_ONCE)
         if "origin" not in records.column_names:
             some = some.append_column("origin", pa.array(f"{split}, record {start + i + 1}" for i in range(len(some))))
-        parts.append(preprocessor.rows(some, vocabularies, rejects))
+        parts.append(preprocessor.tokenize(some, vocabularies, rejects))
     rejects.settle(len(records), split)
     table = pa.concat_tables(parts)
     if not len(table):

@@ -185,7 +185,7 @@ class Streamed(Loader):
         records = self._records(at, rejects, kinds)
         while some := list(islice(records, _RECORDS_AT_ONCE)):
             table = pa.Table.from_pylist([fields for fields, *_ in some], schema_of(kinds))
-            rows = self.preprocessor.rows(table, self.vocabularies, rejects)
+            rows = self.preprocessor.tokenize(table, self.vocabularies, rejects)
             kept += len(rows)
             _, file, record = some[-1]
             yield rows, replace(at, file=file, record=record, kept=kept, rejected=rejects.total)

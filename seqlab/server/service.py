@@ -174,7 +174,7 @@ class Service:
     def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:
         """An answer, for people."""
         if self.decoding is not None:
-            return self.predictor.preprocessor.told(answer, asked.record, self.predictor.vocabularies)
+            return self.predictor.preprocessor.format_prediction(answer, asked.record, self.predictor.vocabularies)
         return likeliest(answer, top_k)
 
     def warm_up(self) -> None:

@@ -192,7 +192,7 @@ def test_a_complete_target_is_not_looked_at(bundles: dict[str, Path]) -> None:
     answers = []
     for given in (targets, targets[::-1]):
         records = pa.table({"source": ["a b", "c", "d"], "target": given})
-        examples = Examples(as_dataset(preprocessor.rows(records, vocabularies, Rejects())))
+        examples = Examples(as_dataset(preprocessor.tokenize(records, vocabularies, Rejects())))
         batch = examples.batch(range(3))
         answers.append(
             {
