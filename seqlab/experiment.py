@@ -21,7 +21,7 @@ from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.loader import Loader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
-from seqlab.data.sources.source import SPLITS
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.streaming import Beginning, Streamed
 from seqlab.errors import InputError
 from seqlab.layers.device import choose_device
@@ -119,7 +119,7 @@ def build_data(
     splits: Collection[str] = SPLITS,
 ) -> tuple[Corpus, dict[str, Loader]]:
     """The prepared corpus, and a loader for each of its splits; only that of "train" shuffles."""
-    source = instantiate(config["data"], "data", trust=trust)
+    source: Source = instantiate(config["data"], "data", trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
     longest, over_long = batch.max_length or batch.tokens, batch.over_long or preprocessor.policies[0]
@@ -130,7 +130,7 @@ def build_data(
     if preprocessor.streams and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     if batch.streaming:
-        if preprocessor.streams or not hasattr(source, "records_of"):
+        if preprocessor.streams or not source.streamable:
             what = "the lanes of a stream" if preprocessor.streams else f"data of {type(source).__name__}"
             raise InputError(f"batch.streaming=true reads records from files, not {what}: drop it")
         corpus = prepare(Beginning(source, batch.learn_from), preprocessor, learned, cache_folder())

@@ -74,7 +74,7 @@ def prepare(
         DataError: writing the tables failed.
     """
     given = learned.digest if isinstance(learned, Vocabularies) else learned.fingerprint()
-    rejects = Rejects(getattr(source, "on_error", "raise"), getattr(source, "max_rejected", 0.0))
+    rejects = Rejects(source.on_error, source.max_rejected)
     parts = (source.fingerprint(), preprocessor.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(cache_dir).expanduser().resolve() / fingerprint
@@ -109,7 +109,7 @@ def _make(
     """Write beside, then rename."""
     records = source.read(rejects)  # which settles what cannot be read; here it is about what does not fit the form
     for split in SPLITS:
-        require_fields(preprocessor, records[split], hasattr(source, "columns"))
+        require_fields(preprocessor, records[split], source.columns is not None)
     vocabularies = learned if isinstance(learned, Vocabularies) else preprocessor.learn(records["train"], learned)
     tables = {split: _table(split, records[split], preprocessor, vocabularies, rejects) for split in SPLITS}
     tokenizer = vocabularies.tokenizer
