@@ -36,6 +36,7 @@ from seqlab.training.limits import Limits
 from seqlab.training.logging.run_log import RunLog
 from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
+from seqlab.training.schedules import Schedule
 from seqlab.training.throughput import Throughput, gemm_peak
 from seqlab.training.trainer import Trainer
 
@@ -160,7 +161,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer, handed its parts; whenever a new best model is saved, the bundle is written."""
     task, loaders = experiment.task, experiment.loaders
-    schedule = instantiate(config["schedule"], "schedule", trust=trust)
+    schedule: Schedule = instantiate(config["schedule"], "schedule", trust=trust)
     spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
     if not spanned and schedule.factor(10**9, 0.0) != schedule.factor(10**9, 1.0):
         logger.warning("the learning rate will not decay: a schedule spans steps, epochs or tokens, not max_minutes")
@@ -183,7 +184,7 @@ def build_trainer(
         device=experiment.device,
         publish=publish,
     )
-    warn_of_warm_up(getattr(schedule, "warmup_steps", 0), trainer.limits, loaders["train"])
+    warn_of_warm_up(schedule.warmup_steps, trainer.limits, loaders["train"])
     return trainer
 
 
