@@ -19,7 +19,7 @@ from seqlab import bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.loader import Loader
+from seqlab.data.loader import Loader, PlannedLoader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.streaming import Beginning, Streamed
@@ -74,7 +74,7 @@ class Experiment:
             "source": self.corpus.source,
             "tokenizer": self.corpus.vocabularies.digest,
             "data": self.corpus.fingerprint,
-            "plan": self.loaders["train"].plan(0).digest,
+            "plan": self.loaders["train"].planned.plan(0).digest,
             "parameters": sum(parameter.numel() for parameter in self.task.model.parameters()),
         }
 
@@ -149,9 +149,9 @@ def build_data(
             how = (batch.tokens, batch.pool, seed, longest, over_long)
             loaders[split] = Streamed(source, preprocessor, corpus.vocabularies, examples, *how)
         else:
-            loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
-    if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on
-        train = Loader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
+            loaders[split] = PlannedLoader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
+    if batch.first_batches is not None:  # overfitting on purpose: evaluated on what it is trained on
+        train = PlannedLoader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
         loaders |= {"train": train, "validation": train}
     return corpus, loaders
 
