@@ -19,12 +19,13 @@ from typing import Any
 from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.errors import InputError, did_you_mean
+from seqlab.exporting.adapters.lookup import adapter_of
+from seqlab.exporting.formats.aoti import export_aoti
 from seqlab.exporting.formats.onnx import export_onnx
-from seqlab.exporting.formats.pt2 import export_aoti, export_pt2
+from seqlab.exporting.formats.pt2 import export_pt2
 from seqlab.exporting.formats.torchscript import export_torchscript
 from seqlab.exporting.parity import Exported, compare
 from seqlab.exporting.requirements import UnsuitedError, require
-from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.storage.files import new_folder, remove, replaced, write_file
 
 FORMAT_VERSION = 1
@@ -98,6 +99,7 @@ def export(
     for name in formats:
         require(name)
     bundle.task.model.eval()
+    adapter = adapter_of(bundle.task.model)
     about = {
         "format_version": FORMAT_VERSION,
         "seqlab": __version__,
@@ -105,12 +107,12 @@ def export(
         "model": type(bundle.task.model).__name__,
         "end": bundle.vocabularies.written.end,
         "source_end": bundle.vocabularies.tokenizer.end,
-        "mask": len(bundle.vocabularies.tokenizer) if isinstance(bundle.task.model, MaskedLanguageModel) else None,
+        "mask": len(bundle.vocabularies.tokenizer) if adapter.reads_masks else None,
         "end_tokens": bundle.vocabularies.end_tokens,
         "vocabularies_sha256": bundle.vocabularies.digest,
         "max_length": bundle.max_length,
         "over_long": bundle.over_long,
-        "positions": getattr(bundle.task.model, "max_length", None),
+        "positions": adapter.model.max_length,
     }
     with new_folder(out.resolve()) as folder:
         parity: dict[str, Any] = {}

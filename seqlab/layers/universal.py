@@ -24,10 +24,10 @@ end (Xiong et al. 2020). The number of rounds has no gradient; the weights of th
 (Graves 2016, section 2.2). A token that halts in its first round has R = 1 and so no say in when to halt.
 
 Which tokens run on is decided by the data, and loops are planned on the host: a copy of one boolean for each running
-token, from the device to the host in every round but the last, cannot be avoided. For the same reason the layer scripts
-but does not export. And it is a decision: where two ways to compute the same batch round differently, a sum of
-probabilities within rounding of the threshold may fall on the other side. Such a token's own output then moves by about
-1 - threshold, and those who read it in later rounds read another state.
+token, from the device to the host in every round but the last, cannot be avoided. For the same reason TorchScript
+holds the layer and a graph does not. And it is a decision: where two ways to compute the same batch round differently,
+a sum of probabilities within rounding of the threshold may fall on the other side. Such a token's own output then
+moves by about 1 - threshold, and those who read it in later rounds read another state.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class UniversalTransformer(SequenceLayer):
         self.key_value = Linear(width, 2 * width)
         self.out = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(Linear(width, mlp_width), nn.GELU(), Linear(mlp_width, width))
+        widen, narrow = Linear(width, mlp_width), Linear(mlp_width, width)
+        self.mlp = nn.Sequential(widen, nn.GELU(), narrow)
         self.dropout = nn.Dropout(dropout)
         self.halting = None if threshold is None else nn.Linear(width, 1)
         self.norm = nn.LayerNorm(width)
@@ -141,8 +142,8 @@ class UniversalTransformer(SequenceLayer):
             (self.query, 0.02),
             (self.key_value, 0.02),
             (self.out, 0.02 * scale),
-            (self.mlp[0], 0.02),
-            (self.mlp[2], 0.02 * scale),
+            (widen, 0.02),
+            (narrow, 0.02 * scale),
         ):
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
@@ -150,25 +151,9 @@ class UniversalTransformer(SequenceLayer):
             nn.init.normal_(self.halting.weight, std=0.02)
             nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
 
-    @torch.jit.unused
     def forward(self, x: Ragged) -> Ragged:
         return x.with_values(self.ponder(x.values, x.lengths, None, False)[0])
 
-    @torch.jit.unused
-    def equal(self, x_NLD: Tensor) -> Tensor:
-        """[N, L, D] to [N, L, D]; for `torch.export` there is no such graph, since the data decide the loop.
-
-        Raises:
-            NotImplementedError: while exporting.
-        """
-        if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "a universal transformer cannot be exported: how many rounds a token runs depends on the data; "
-                "script it, or use model=transformer"
-            )
-        return self.core(x_NLD, None)[0]
-
-    @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
         """Useful FLOPs of a forward and a backward pass over sequences of these lengths [B]: 6 per token and weight.
 
@@ -181,19 +166,15 @@ class UniversalTransformer(SequenceLayer):
         products += self.key_value.weight.numel() * self.rows_shown + 2 * self.query.in_features * self.pairs
         return 6.0 * products * int(lengths.sum()) / max(self.tokens, 1)
 
-    @torch.jit.export
-    def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """`state`, of a causal layer: what each token already read shows in each round, keys and values
-        [T', max_steps, 2, H, K], and the number of such tokens in each sequence [B]."""
-        if lengths is None:
-            each = torch.full([values.shape[0]], values.shape[1], dtype=torch.int64)
-            return self.ponder(values.flatten(0, 1), each, None, False)[0].view_as(values), []
+    def core(self, values: Tensor, lengths: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return outputs [T, D] and, of a causal layer, the state after them.
+
+        The state holds what each token already read shows in each round, keys and values [T', max_steps, 2, H, K], and
+        the number of such tokens in each sequence [B].
+        """
         y_TD, _, _, after = self.ponder(values, lengths, state, self.causal)
         return y_TD, after
 
-    @torch.jit.export
     def ponder(
         self, values: Tensor, lengths: Tensor, state: list[Tensor] | None, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
