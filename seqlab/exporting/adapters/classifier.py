@@ -9,17 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.exporting.adapters.adapter import (
-    Adapter,
-    Outputs,
-    Run,
-    block_of,
-    example_block,
-    gathered,
-    in_equal_blocks,
-    lengths_of,
-    padded_batch,
-)
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.adapter import Adapter, Outputs
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.programs import Program
 from seqlab.models.classifier import Classifier
 
@@ -33,11 +25,11 @@ class ClassifierSignature(nn.Module):
 
     def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.model.answer(self.model.core(tokens, lengths_of(tokens, offsets))[0])
+            return self.model.answer(self.model.core(tokens, tensors.lengths_of(tokens, offsets))[0])
 
     @torch.jit.export
     def padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        tokens, offsets = gathered(ids, mask)
+        tokens, offsets = tensors.gathered(ids, mask)
         return self.forward(tokens, offsets)
 
 
@@ -59,7 +51,7 @@ class PaddedClassifier(EqualClassifier):
     """The same, padded."""
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.answers(*block_of(ids, mask))
+        return self.answers(*tensors.block_of(ids, mask))
 
 
 class ClassifierAdapter(Adapter):
@@ -79,18 +71,18 @@ class ClassifierAdapter(Adapter):
         return {"answers": script(batch.tokens.values, batch.tokens.offsets)}
 
     def call_padded(self, script: Any, batch: Batch) -> Outputs:
-        return {"answers": script.padded(*padded_batch(batch.tokens))}
+        return {"answers": script.padded(*tensors.padded_batch(batch.tokens))}
 
     def programs(self) -> list[Program]:
-        plain, block = example_block()
+        plain, block = tensors.example_block()
         return [
             self.program("equal", EqualClassifier(self.model), plain, ["answers"]),
             self.program("padded", PaddedClassifier(self.model), block, ["answers"]),
         ]
 
     def call_equal(self, run: Run, batch: Batch) -> Outputs:
-        (rows,) = in_equal_blocks(run, batch.tokens)
+        (rows,) = tensors.in_equal_blocks(run, batch.tokens)
         return {"answers": torch.stack(rows)}
 
     def call_programs(self, runs: Mapping[str, Run], batch: Batch) -> Outputs:
-        return {"answers": runs["padded"](*padded_batch(batch.tokens, at_least=1))[0][: len(batch)]}
+        return {"answers": runs["padded"](*tensors.padded_batch(batch.tokens, at_least=1))[0][: len(batch)]}

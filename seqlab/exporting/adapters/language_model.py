@@ -13,18 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.exporting.adapters.adapter import (
-    Adapter,
-    Outputs,
-    Run,
-    block_of,
-    example_block,
-    gathered,
-    in_equal_blocks,
-    lengths_of,
-    padded_batch,
-    row_major,
-)
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.adapter import Adapter, Outputs
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.adapters.writing import example_state, scores_by_programs, scores_by_signature
 from seqlab.exporting.padded import PaddedLastPooling
 from seqlab.exporting.programs import Program
@@ -43,7 +34,7 @@ class LanguageModelSignature(nn.Module):
     def forward(self, tokens: Tensor, offsets: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """`state` is what the call before returned; at the beginning an empty list."""
         with torch.no_grad():
-            lengths = lengths_of(tokens, offsets)
+            lengths = tensors.lengths_of(tokens, offsets)
             past: list[Tensor] | None = None
             if len(state) > 0:
                 past = state
@@ -53,7 +44,7 @@ class LanguageModelSignature(nn.Module):
     @torch.jit.export
     def padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Read whole texts."""
-        tokens, offsets = gathered(ids, mask)
+        tokens, offsets = tensors.gathered(ids, mask)
         nothing: list[Tensor] = []
         return self.forward(tokens, offsets, nothing)[0]
 
@@ -71,21 +62,21 @@ class EqualLanguageModel(nn.Module):
 
     def read(self, tokens: Tensor, lengths: Any, state: list[Tensor] | None) -> tuple[Tensor, ...]:
         hidden_NLD, after = self.model.encoder.core(tokens, lengths, state)
-        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *row_major(after)
+        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *tensors.row_major(after)
 
 
 class PaddedLanguageModel(EqualLanguageModel):
     """The same, padded, with the state after each sequence."""
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.read(*block_of(ids, mask), None)
+        return self.read(*tensors.block_of(ids, mask), None)
 
 
 class LanguageModelStep(EqualLanguageModel):
     """The next tokens [N, L] of sequences in that state."""
 
     def forward(self, ids: Tensor, mask: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.read(*block_of(ids, mask), [*rest])
+        return self.read(*tensors.block_of(ids, mask), [*rest])
 
 
 class LanguageModelAdapter(Adapter):
@@ -106,10 +97,10 @@ class LanguageModelAdapter(Adapter):
         return {"scores": scores_by_signature(batch.tokens, script, [])}
 
     def call_padded(self, script: Any, batch: Batch) -> Outputs:
-        return {"scores": script.padded(*padded_batch(batch.tokens))[batch.tokens.lengths > 0]}
+        return {"scores": script.padded(*tensors.padded_batch(batch.tokens))[batch.tokens.lengths > 0]}
 
     def programs(self) -> list[Program]:
-        plain, block = example_block()
+        plain, block = tensors.example_block()
         state, axes = example_state(self.model.encoder.stack, 3)
         outputs = ["scores", *(f"state_{i}_after" for i in range(len(state)))]
         given = {**block, "state": state}
@@ -120,7 +111,7 @@ class LanguageModelAdapter(Adapter):
         ]
 
     def call_equal(self, run: Run, batch: Batch) -> Outputs:
-        (rows,) = in_equal_blocks(run, batch.tokens)
+        (rows,) = tensors.in_equal_blocks(run, batch.tokens)
         return {"scores": torch.stack(rows)}
 
     def call_programs(self, runs: Mapping[str, Run], batch: Batch) -> Outputs:

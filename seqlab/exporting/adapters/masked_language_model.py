@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.exporting.adapters.adapter import (
-    Adapter,
-    Outputs,
-    Run,
-    block_of,
-    example_block,
-    gathered,
-    in_equal_blocks,
-    lengths_of,
-    padded_batch,
-)
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.adapter import Adapter, Outputs
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.programs import Program
 from seqlab.models.masked_language_model import MaskedLanguageModel
 
@@ -36,11 +28,11 @@ class MaskedLanguageModelSignature(nn.Module):
 
     def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.model.head.scores(self.model.core(tokens, lengths_of(tokens, offsets))[0])
+            return self.model.head.scores(self.model.core(tokens, tensors.lengths_of(tokens, offsets))[0])
 
     @torch.jit.export
     def padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        tokens, offsets = gathered(ids, mask)
+        tokens, offsets = tensors.gathered(ids, mask)
         scores_TV = self.forward(tokens, offsets)
         scores = scores_TV.new_zeros([ids.shape[0], ids.shape[1], scores_TV.shape[1]])
         scores[mask != 0] = scores_TV
@@ -65,7 +57,7 @@ class PaddedMaskedLanguageModel(EqualMaskedLanguageModel):
     """The same, padded; scores are 0 in the padding."""
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return (self.scores(*block_of(ids, mask)).masked_fill((mask == 0).unsqueeze(2), 0.0),)
+        return (self.scores(*tensors.block_of(ids, mask)).masked_fill((mask == 0).unsqueeze(2), 0.0),)
 
 
 class MaskedLanguageModelAdapter(Adapter):
@@ -86,20 +78,20 @@ class MaskedLanguageModelAdapter(Adapter):
         return {"scores": script(batch.tokens.values, batch.tokens.offsets)}
 
     def call_padded(self, script: Any, batch: Batch) -> Outputs:
-        ids, mask = padded_batch(batch.tokens)
+        ids, mask = tensors.padded_batch(batch.tokens)
         return {"scores": script.padded(ids, mask)[mask != 0]}
 
     def programs(self) -> list[Program]:
-        plain, block = example_block()
+        plain, block = tensors.example_block()
         return [
             self.program("equal", EqualMaskedLanguageModel(self.model), plain, ["scores"]),
             self.program("padded", PaddedMaskedLanguageModel(self.model), block, ["scores"]),
         ]
 
     def call_equal(self, run: Run, batch: Batch) -> Outputs:
-        (rows,) = in_equal_blocks(run, batch.tokens)
+        (rows,) = tensors.in_equal_blocks(run, batch.tokens)
         return {"scores": torch.cat(rows)}
 
     def call_programs(self, runs: Mapping[str, Run], batch: Batch) -> Outputs:
-        ids, mask = padded_batch(batch.tokens, at_least=1)
+        ids, mask = tensors.padded_batch(batch.tokens, at_least=1)
         return {"scores": runs["padded"](ids, mask)[0][mask != 0]}

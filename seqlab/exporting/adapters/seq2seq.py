@@ -14,18 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.exporting.adapters.adapter import (
-    Adapter,
-    Outputs,
-    Run,
-    block_of,
-    example_block,
-    gathered,
-    lengths_of,
-    padded_batch,
-    random_numbers,
-    row_major,
-)
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.adapter import Adapter, Outputs
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.adapters.writing import example_state, scores_by_programs, scores_by_signature
 from seqlab.exporting.padded import PaddedLastPooling
 from seqlab.exporting.programs import Program
@@ -46,14 +37,14 @@ class Seq2SeqSignature(nn.Module):
     def encode(self, tokens: Tensor, offsets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Read sources; return their memory, which stays, and the state of their targets at the beginning."""
         with torch.no_grad():
-            lengths = lengths_of(tokens, offsets)
+            lengths = tensors.lengths_of(tokens, offsets)
             memory_TD, _, last = self.model.encoder.read(tokens, lengths)
             return self.model.decoder.begin(memory_TD, lengths, last)
 
     @torch.jit.export
     def padded(self, ids: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Read sources, the padded way."""
-        tokens, offsets = gathered(ids, mask)
+        tokens, offsets = tensors.gathered(ids, mask)
         return self.encode(tokens, offsets)
 
     @torch.jit.export
@@ -62,7 +53,7 @@ class Seq2SeqSignature(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Read the next tokens of every target."""
         with torch.no_grad():
-            lengths = lengths_of(tokens, offsets)
+            lengths = tensors.lengths_of(tokens, offsets)
             hidden_TD, after = self.model.decoder.core(tokens, lengths, memory, state)
             return self.model.head.scores(self.last.core(hidden_TD, lengths)), after
 
@@ -75,11 +66,11 @@ class Seq2SeqEncode(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        tokens, lengths = block_of(ids, mask)
+        tokens, lengths = tensors.block_of(ids, mask)
         hidden_NLD, _, last = self.model.encoder.read(tokens, lengths)
         memory, state = self.model.decoder.begin(hidden_NLD, lengths, last)
         # No output may be another, or an input.
-        return tuple(tensor.clone() for tensor in row_major(memory + state))
+        return tuple(tensor.clone() for tensor in tensors.row_major(memory + state))
 
 
 class Seq2SeqStep(nn.Module):
@@ -92,10 +83,10 @@ class Seq2SeqStep(nn.Module):
         self.last = PaddedLastPooling()
 
     def forward(self, ids: Tensor, mask: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        tokens, lengths = block_of(ids, mask)
+        tokens, lengths = tensors.block_of(ids, mask)
         memory, state = [*rest[: self.memories]], [*rest[self.memories :]]
         hidden_NLD, after = self.model.decoder.core(tokens, lengths, memory, state)
-        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *row_major(after)
+        return self.model.head.scores(self.last.core(hidden_NLD, lengths)), *tensors.row_major(after)
 
 
 class Seq2SeqAdapter(Adapter):
@@ -110,7 +101,7 @@ class Seq2SeqAdapter(Adapter):
 
     def random_extras(self, context: Mapping[str, Any], layout: Layout, draw: torch.Generator) -> dict[str, Ragged]:
         prefix = Layout(layout.lengths.roll(1))  # some are behind an empty source
-        return {"prefix": random_numbers(context["target_vocabulary"], prefix, draw)}
+        return {"prefix": tensors.random_numbers(context["target_vocabulary"], prefix, draw)}
 
     def expected(self, batch: Batch) -> Outputs:
         hidden = self.model(batch.extras["prefix"], self.model.remember(batch.tokens))[0]
@@ -123,7 +114,7 @@ class Seq2SeqAdapter(Adapter):
         return self.write(script, batch, *script.encode(batch.tokens.values, batch.tokens.offsets))
 
     def call_padded(self, script: Any, batch: Batch) -> Outputs:
-        return self.write(script, batch, *script.padded(*padded_batch(batch.tokens)))
+        return self.write(script, batch, *script.padded(*tensors.padded_batch(batch.tokens)))
 
     def write(self, script: Any, batch: Batch, memory: list[Tensor], state: list[Tensor]) -> Outputs:
         """Read the targets of a batch."""
@@ -134,7 +125,7 @@ class Seq2SeqAdapter(Adapter):
         return {"scores": scores_by_signature(batch.extras["prefix"], step, state)}
 
     def programs(self) -> list[Program]:
-        _, block = example_block()
+        _, block = tensors.example_block()
         memory, state, sizes = self.example_memory()
         given = {"memory": memory, "state": state}
         names = [f"{name}_{i}" for name, tensors in given.items() for i in range(len(tensors))]
@@ -155,5 +146,5 @@ class Seq2SeqAdapter(Adapter):
         return memory, state, {"memory": of_memory, "state": of_state}
 
     def call_programs(self, runs: Mapping[str, Run], batch: Batch) -> Outputs:
-        given = [*runs["encode"](*padded_batch(batch.tokens, at_least=1))]
+        given = [*runs["encode"](*tensors.padded_batch(batch.tokens, at_least=1))]
         return {"scores": scores_by_programs(batch.extras["prefix"], runs["step"], runs["step"], given)}

@@ -16,18 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
-from seqlab.exporting.adapters.adapter import (
-    Adapter,
-    Outputs,
-    Run,
-    block_of,
-    example_block,
-    gathered,
-    in_equal_blocks,
-    lengths_of,
-    padded_batch,
-    random_numbers,
-)
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.adapter import Adapter, Outputs
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.programs import BLOCK, Program
 from seqlab.exporting.ties import as_good
 from seqlab.layers.pooling import LastPooling
@@ -48,7 +39,7 @@ class TaggerSignature(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Read starts [T] and words [W]; return labels [W] and probabilities [W, C], word after word."""
         with torch.no_grad():
-            lengths = lengths_of(tokens, offsets)
+            lengths = tensors.lengths_of(tokens, offsets)
             begins = (starts != 0).to("cpu")
             first = offsets.to("cpu")[:-1][lengths > 0]
             if not bool(begins[first].all()):
@@ -62,7 +53,7 @@ class TaggerSignature(nn.Module):
     @torch.jit.export
     def padded(self, ids: Tensor, mask: Tensor, starts: Tensor, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read starts [B, L], and words [B, L] where one begins; return labels [B, L] and probabilities [B, L, C]."""
-        tokens, offsets = gathered(ids, mask)
+        tokens, offsets = tensors.gathered(ids, mask)
         begins = (mask != 0) & (starts != 0)
         words_W: Tensor | None = None
         if words is not None:
@@ -116,7 +107,7 @@ class PaddedTagger(EqualTagger):
     """The same, padded."""
 
     def forward(self, ids: Tensor, mask: Tensor, starts: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.tags(*block_of(ids, mask), mask != 0, starts)
+        return self.tags(*tensors.block_of(ids, mask), mask != 0, starts)
 
 
 class PaddedWordTagger(nn.Module):
@@ -134,7 +125,7 @@ class PaddedWordTagger(nn.Module):
         # not read: there may be no position for it.
         ids, mask = F.pad(ids, (0, 0, 0, 1)), F.pad(mask, (0, 0, 0, 1))
         words = None if words is None else F.pad(words, (0, 1))
-        pieces, lengths_W = block_of(ids.flatten(0, 1), mask.flatten(0, 1))
+        pieces, lengths_W = tensors.block_of(ids.flatten(0, 1), mask.flatten(0, 1))
         vectors_WPD = F.embedding(pieces, self.model.encoder.embedding.weight)
         words_W = None if words is None else words.clamp(min=0).flatten()
         make = self.model.word_vectors
@@ -167,7 +158,7 @@ class TaggerAdapter(Adapter):
         words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
         extras = {"pieces": Ragged(torch.tensor([*chain.from_iterable(pieces)], dtype=torch.int64), words)}
         if context["word_vocabulary"] is not None:
-            extras["words"] = random_numbers(context["word_vocabulary"], words, draw)
+            extras["words"] = tensors.random_numbers(context["word_vocabulary"], words, draw)
         return extras
 
     def hidden(self, batch: Batch) -> Ragged:
@@ -198,8 +189,8 @@ class TaggerAdapter(Adapter):
         return self.named(script(batch.tokens.values, batch.tokens.offsets, starts, words_W))
 
     def call_padded(self, script: Any, batch: Batch) -> Outputs:
-        ids, mask = padded_batch(batch.tokens)
-        starts, words = padded_batch(starts_of(batch))[0], batch.extras.get("words")
+        ids, mask = tensors.padded_batch(batch.tokens)
+        starts, words = tensors.padded_batch(starts_of(batch))[0], batch.extras.get("words")
         begins = (mask != 0) & (starts != 0)
         placed = None if words is None else torch.full_like(ids, -1).masked_scatter(begins, words.values)
         return self.named(script.padded(ids, mask, starts, placed), begins)
@@ -210,7 +201,7 @@ class TaggerAdapter(Adapter):
         return dict(zip(self.outputs, rows, strict=True))
 
     def programs(self) -> list[Program]:
-        plain, block = example_block()
+        plain, block = tensors.example_block()
         outputs = [*self.outputs]
         if self.model.word_vectors is None:
             starts = block["mask"]
@@ -225,21 +216,22 @@ class TaggerAdapter(Adapter):
 
     def call_equal(self, run: Run, batch: Batch) -> Outputs:
         starts = starts_of(batch)
-        found = [torch.cat(rows) for rows in in_equal_blocks(run, batch.tokens, starts, outputs=2)]
+        found = [torch.cat(rows) for rows in tensors.in_equal_blocks(run, batch.tokens, starts, outputs=2)]
         return self.named(found, starts.values != 0)
 
     def call_programs(self, runs: Mapping[str, Run], batch: Batch) -> Outputs:
         if self.model.word_vectors is None:
-            ids, mask = padded_batch(batch.tokens, at_least=1)
-            starts, _ = padded_batch(starts_of(batch), at_least=1)
+            ids, mask = tensors.padded_batch(batch.tokens, at_least=1)
+            starts, _ = tensors.padded_batch(starts_of(batch), at_least=1)
             return self.named(runs["padded"](ids, mask, starts), (mask != 0) & (starts != 0))
         pieces = batch.extras["pieces"]
-        spelled = padded_batch(Ragged(batch.tokens.values, Layout(pieces.values)), at_least=1)
+        spelled = tensors.padded_batch(Ragged(batch.tokens.values, Layout(pieces.values)), at_least=1)
         ids, mask = (
-            padded_batch(pieces.with_values(of_words[: len(pieces.values)]), at_least=1)[0] for of_words in spelled
+            tensors.padded_batch(pieces.with_values(of_words[: len(pieces.values)]), at_least=1)[0]
+            for of_words in spelled
         )
         mask = mask * (ids != -1)
-        words = [padded_batch(batch.extras["words"], at_least=1)[0]] if "words" in batch.extras else []
+        words = [tensors.padded_batch(batch.extras["words"], at_least=1)[0]] if "words" in batch.extras else []
         return self.named(runs["padded"](ids, mask, *words), mask.amax(2) != 0)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab.exporting.adapters.adapter import Run, padded_batch
+from seqlab.exporting.adapters import tensors
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
 from seqlab.ragged import Layout, Ragged
@@ -42,7 +43,7 @@ def scores_by_programs(texts: Ragged, read: Run, step: Run, given: list[Tensor])
     """
     scores, run = torch.zeros(0), read
     for part in in_parts(texts):
-        scores, *state = run(*padded_batch(part, at_least=1), *given)
+        scores, *state = run(*tensors.padded_batch(part, at_least=1), *given)
         given, run = given[: len(given) - len(state)] + state, step
     return scores[: len(texts)][texts.lengths > 0]
 

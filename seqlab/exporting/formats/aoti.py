@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from seqlab.bundle import Bundle
-from seqlab.exporting.adapters.adapter import Run
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.formats.pt2 import SHORTEST, calls, graphs, quiet, without_gradients
 from seqlab.exporting.parity import Exported
 from seqlab.exporting.requirements import UnsuitedError, reason

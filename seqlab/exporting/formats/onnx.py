@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqlab.bundle import Bundle
-from seqlab.exporting.adapters.adapter import Run
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.formats.onnx_operators import recur
 from seqlab.exporting.formats.pt2 import calls, graphs, quiet
 from seqlab.exporting.parity import Exported

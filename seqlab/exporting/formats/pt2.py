@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from seqlab.bundle import Bundle
-from seqlab.exporting.adapters.adapter import Run
 from seqlab.exporting.adapters.lookup import adapter_of
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.formats.pt2_loading import load_pt2
 from seqlab.exporting.padded import PaddedRecurrence, to_padded
 from seqlab.exporting.parity import Call, Exported

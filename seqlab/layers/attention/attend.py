@@ -30,7 +30,7 @@ from seqlab.ragged import joint_runs_of
 
 Kernel = Literal["compiled", "flash", "explicit", "varlen", "efficient"]
 
-_WORDS = {
+_NAMES = {
     "compiled": "machine code of our own",
     "flash": "the CPU's flash kernel on runs of equal length",
     "explicit": "explicit probabilities on runs of equal length",
@@ -70,7 +70,7 @@ def in_words(
     weighted: bool = False,
 ) -> str:
     """The same, for people."""
-    return _WORDS[choose(device, dtype, head_width, window, grouped, weighted)]
+    return _NAMES[choose(device, dtype, head_width, window, grouped, weighted)]
 
 
 def attend(
