@@ -1,4 +1,4 @@
-"""Which kernels a model runs on, in names: every choice is made in one function, and here each is asked."""
+"""The kernels that a model runs on, by name. Every choice is made in one function; this file calls each of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from seqlab.layers.universal import UniversalTransformer
 
 
 def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Part of the model to what computes it, on that device and with products in that dtype."""
-    names = {"linear maps": linear.in_words(device, dtype)}
+    """Return the name of what computes each part of a model, on that device and with products in that dtype."""
+    names = {"linear maps": linear.describe(device, dtype)}
     for module in model.modules():
         if isinstance(module, SelfAttention):
             names["attention"] = module.kernel(device, dtype)
@@ -30,9 +30,9 @@ def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[
             names["blocks"] = "torch.compile"
         if isinstance(module, Recurrence):
             if isinstance(module.cell, GatedCell):
-                names["recurrence"] = unroll.in_words(device)
+                names["recurrence"] = unroll.describe(device)
             elif isinstance(module.cell, MinimalCell):
-                names["recurrence"] = minimal.in_words(device)
+                names["recurrence"] = minimal.describe(device)
             else:
                 names["recurrence"] = f"the cell's own {'unroll' if hasattr(module.cell, 'unroll') else 'operators'}"
     return names

@@ -68,8 +68,8 @@ def has_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product() is not None
 
 
-def in_words(device: torch.device, dtype: torch.dtype) -> str:
-    """What multiplies, for people."""
+def describe(device: torch.device, dtype: torch.dtype) -> str:
+    """Return the name of the library that multiplies."""
     return "oneDNN" if has_onednn(torch.empty(1, dtype=dtype, device=device)) else "torch's own product"
 
 

@@ -226,10 +226,8 @@ class TaggerAdapter(Adapter):
             return self.named(runs["padded"](ids, mask, starts), (mask != 0) & (starts != 0))
         pieces = batch.extras["pieces"]
         spelled = tensors.padded_batch(Ragged(batch.tokens.values, Layout(pieces.values)), at_least=1)
-        ids, mask = (
-            tensors.padded_batch(pieces.with_values(of_words[: len(pieces.values)]), at_least=1)[0]
-            for of_words in spelled
-        )
+        of_words = (pieces.with_values(each[: len(pieces.values)]) for each in spelled)
+        ids, mask = (tensors.padded_batch(each, at_least=1)[0] for each in of_words)
         mask = mask * (ids != -1)
         words = [tensors.padded_batch(batch.extras["words"], at_least=1)[0]] if "words" in batch.extras else []
         return self.named(runs["padded"](ids, mask, *words), mask.amax(2) != 0)

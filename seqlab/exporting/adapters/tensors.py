@@ -1,6 +1,6 @@
 """From batches to the plain tensors that an exported model takes, and back; for all adapters.
 
-The first part is code that TorchScript compiles, the second part goes into graphs, the third puts batches to loaded models.
+The first part is compiled by TorchScript, the second goes into graphs, the third puts batches to loaded models.
 """
 
 from __future__ import annotations

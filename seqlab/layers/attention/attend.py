@@ -47,7 +47,7 @@ def choose(
     grouped: bool = False,
     weighted: bool = False,
 ) -> Kernel:
-    """The kernel for what is asked. `weighted`: there is a bias or dropout, which no kernel has with a gradient."""
+    """Return the kernel for a call. `weighted`: there is a bias or dropout, which no kernel has with a gradient."""
     if weighted:
         return "explicit"
     if device.type == "cpu":
@@ -61,7 +61,7 @@ def choose(
     return "explicit"
 
 
-def in_words(
+def describe(
     device: torch.device,
     dtype: torch.dtype,
     head_width: int = 64,
@@ -69,7 +69,7 @@ def in_words(
     grouped: bool = False,
     weighted: bool = False,
 ) -> str:
-    """The same, for people."""
+    """Return the name of that kernel."""
     return _NAMES[choose(device, dtype, head_width, window, grouped, weighted)]
 
 

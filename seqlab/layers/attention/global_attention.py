@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention.attend import attend, in_words
+from seqlab.layers.attention.attend import attend, describe
 from seqlab.layers.attention.cache import tight
 from seqlab.layers.linear import Linear
 from seqlab.layers.watch import is_watched, note, weights_of
@@ -32,7 +32,7 @@ class GlobalAttention(nn.Module):
 
     def kernel(self, device: torch.device, dtype: torch.dtype) -> str:
         """What computes it while training, in words."""
-        return in_words(device, dtype, self.query.out_features)
+        return describe(device, dtype, self.query.out_features)
 
     def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
         """See `SequenceLayer.flops`; of a memory of these lengths [B]."""

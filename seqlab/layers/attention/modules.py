@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention.attend import attend, in_words
+from seqlab.layers.attention.attend import attend, describe
 from seqlab.layers.attention.cache import tight
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.linear import Linear
@@ -70,7 +70,7 @@ class SelfAttention(SequenceLayer):
         """What computes its attention while training, in words."""
         weighted = self.dropout > 0 or self.positions.bias(self.causal) is not None
         grouped = self.kv_heads != self.heads
-        return in_words(device, dtype, self.out.in_features // self.heads, self.window is not None, grouped, weighted)
+        return describe(device, dtype, self.out.in_features // self.heads, self.window is not None, grouped, weighted)
 
     def flops(self, lengths: Tensor) -> float:
         reach = lengths if self.window is None else lengths.clamp(max=self.window)
@@ -136,7 +136,7 @@ class CrossAttention(nn.Module):
     def kernel(self, device: torch.device, dtype: torch.dtype) -> str:
         """What computes its attention while training, in words."""
         grouped = self.kv_heads != self.heads
-        return in_words(device, dtype, self.out.in_features // self.heads, False, grouped, self.dropout > 0)
+        return describe(device, dtype, self.out.in_features // self.heads, False, grouped, self.dropout > 0)
 
     def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
         """See `SequenceLayer.flops`; of a memory of these lengths [B]."""

@@ -53,8 +53,8 @@ def linear_recurrence(
     return h_TH, last_BH
 
 
-def in_words(device: torch.device) -> str:
-    """What scans, for people."""
+def describe(device: torch.device) -> str:
+    """Return the name of what scans."""
     if compiled.can_run(torch.empty(1, device=device)):
         return "machine code of our own"
     return "a loop of torch's operators" if device.type == "cpu" else "a scan by halving"

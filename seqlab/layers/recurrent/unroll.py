@@ -24,12 +24,12 @@ from seqlab.layers.recurrent.steps import final_rows
 
 
 def loop_of(x: Tensor) -> ModuleType:
-    """Where the loop is computed for tensors such as this one."""
+    """Return the module that computes the loop for tensors such as this one."""
     return compiled if compiled.can_run(x) else loop
 
 
-def in_words(device: torch.device) -> str:
-    """What computes the loops of LSTM, GRU and tanh, for people."""
+def describe(device: torch.device) -> str:
+    """Return the name of what computes the loops of LSTM, GRU and tanh."""
     x = torch.empty(1, device=device)
     if has_cudnn(x):
         return "cuDNN on packed rows"
