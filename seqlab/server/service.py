@@ -105,8 +105,8 @@ class Service:
     def __init__(self, predictor: Predictor, batching: Batching, limits: Limits, name: str = "seqlab") -> None:
         self.predictor, self.batching, self.limits, self.name = predictor, batching, limits, name
         self.task = type(predictor.task).__name__
-        describe = " ".join(re.findall("[A-Z][^A-Z]*", self.task)).lower()
-        self.kind = CLASSIFIERS.get(getattr(predictor.task, "kind", ""), describe)
+        in_words = " ".join(re.findall("[A-Z][^A-Z]*", self.task)).lower()
+        self.kind = CLASSIFIERS.get(getattr(predictor.task, "kind", ""), in_words)
         decoding = getattr(predictor.task, "decoding", None)
         self.decoding: Decoding | None = decoding if isinstance(decoding, Decoding) else None
         self.metrics = Metrics(lambda: len(self.queue), lambda: self.queue.unanswered)
