@@ -10,7 +10,6 @@ It appears whole, or not at all where a format fails or is not what was trained;
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,9 @@ from seqlab.exporting.formats.pt2 import export_pt2
 from seqlab.exporting.formats.torchscript import export_torchscript
 from seqlab.exporting.parity import Exported, compare
 from seqlab.exporting.requirements import UnsuitedError, require
-from seqlab.storage.files import new_folder, remove, replaced, write_file
+from seqlab.storage.files import remove
+from seqlab.storage.folders import new_folder, replaced
+from seqlab.storage.manifests import digests
 
 FORMAT_VERSION = 1
 
@@ -136,11 +137,8 @@ def export(
             told = "\n".join(f"{name}: {report['refused']}" for name, report in parity.items())
             raise UnsuitedError(f"no format can hold this model\n{told}")
         for name, data in bundle.vocabularies.files.items():
-            write_file(folder / name, data)
-        write_file(folder / "parity.json", json.dumps(parity, indent=2).encode())
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-        write_file(
-            folder / "export.json",
-            json.dumps({**about, "signatures": signatures, "sha256": digests}, indent=2).encode(),
-        )
+            (folder / name).write_bytes(data)
+        (folder / "parity.json").write_bytes(json.dumps(parity, indent=2).encode())
+        described = {**about, "signatures": signatures, "sha256": digests(folder)}
+        (folder / "export.json").write_bytes(json.dumps(described, indent=2).encode())
     return parity
