@@ -32,7 +32,8 @@ class Padded(Predictor):
         with torch.no_grad():
             said = model.answer(pooled(model, ids_NL * mask_NL, tokens.lengths)).cpu()
         return [
-            self.preprocessor.told(one, each.record, self.vocabularies) for each, one in zip(asked, said, strict=True)
+            self.preprocessor.format_prediction(one, each.record, self.vocabularies)
+            for each, one in zip(asked, said, strict=True)
         ]
 
 

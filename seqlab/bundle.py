@@ -225,7 +225,7 @@ def build_context(preprocessor: Preprocessor, vocabularies: Vocabularies) -> dic
     """What a task and its model are built to."""
     found = vocabularies.build_context
     # Tags that are as somebody wrote them may follow one another in any way.
-    return found if getattr(preprocessor, "converts", False) else {**found, "allowed": None}
+    return found if preprocessor.converts_tags else {**found, "allowed": None}
 
 
 def build(specification: Mapping[str, Any], context: Mapping[str, Any], trust: Collection[str] = ()) -> Task:

@@ -68,7 +68,7 @@ def job(command: Command) -> None:
     about = {
         "run": str(run), "split": told, "judged": judged,
         "data": [word for word in command.overrides if word.startswith("data")], "dtype": precision,
-        "conditions": getattr(task, "conditions", {}), "rows": loaders[split].examples.report,
+        "decoding_settings": task.decoding_settings, "rows": loaders[split].examples.report,
     }  # fmt: skip
     text = dump_json({**about, **metrics}, indent=2)
     print(text, flush=True)

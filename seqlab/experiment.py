@@ -19,13 +19,10 @@ from seqlab import bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
-from seqlab.data.preprocessing.stream_language_modeling import StreamLanguageModelingPreprocessor
-from seqlab.data.sources.source import SPLITS
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.streaming import Beginning, Streamed
-from seqlab.data.windows import Windows
 from seqlab.errors import InputError
 from seqlab.layers.device import choose_device
 from seqlab.layers.kernels import kernels
@@ -122,7 +119,7 @@ def build_data(
     splits: Collection[str] = SPLITS,
 ) -> tuple[Corpus, dict[str, Loader]]:
     """The prepared corpus, and a loader for each of its splits; only that of "train" shuffles."""
-    source = instantiate(config["data"], "data", trust=trust)
+    source: Source = instantiate(config["data"], "data", trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
     longest, over_long = batch.max_length or batch.tokens, batch.over_long or preprocessor.policies[0]
@@ -130,33 +127,20 @@ def build_data(
         raise InputError(
             f"batch.over_long={over_long} is not for examples of this task: choose {' or '.join(preprocessor.policies)}"
         )
-    if isinstance(preprocessor, StreamLanguageModelingPreprocessor) and batch.max_length is not None:
+    if preprocessor.streams and batch.max_length is not None:
         raise InputError(f"batch.max_length={batch.max_length} does not cut a stream: drop it, and see form.window")
     if batch.streaming:
-        if isinstance(preprocessor, StreamLanguageModelingPreprocessor) or not hasattr(source, "records_of"):
-            what = (
-                "the lanes of a stream"
-                if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
-                else f"data of {type(source).__name__}"
-            )
+        if preprocessor.streams or not source.streamable:
+            what = "the lanes of a stream" if preprocessor.streams else f"data of {type(source).__name__}"
             raise InputError(f"batch.streaming=true reads records from files, not {what}: drop it")
         corpus = prepare(Beginning(source, batch.learn_from), preprocessor, learned, cache_folder())
     else:
         corpus = prepare(source, preprocessor, learned, cache_folder())
-    tokens = (
-        preprocessor.lanes * preprocessor.window
-        if isinstance(preprocessor, StreamLanguageModelingPreprocessor)
-        else batch.tokens
-    )
+    tokens = preprocessor.tokens_per_batch(batch.tokens)
     loaders: dict[str, Loader] = {}
     for split in splits:
-        table = corpus.splits[split]
-        examples: Examples | Windows
         try:
-            if isinstance(preprocessor, StreamLanguageModelingPreprocessor):
-                examples = Windows(table, preprocessor.lanes, preprocessor.window)
-            else:
-                examples = Examples(table, longest, over_long)
+            examples = preprocessor.make_examples(corpus.splits[split], longest, over_long)
         except InputError as error:
             raise InputError(f"in {split}, {error}") from error
         workers, seed = (reading.workers, config["seed"]) if split == "train" else (0, None)
@@ -229,7 +213,7 @@ def require_positions(task: Task, loaders: dict[str, Loader]) -> None:
         InputError: it does not.
     """
     longest = max(loader.longest_side for loader in loaders.values())
-    require_room(longest, getattr(task.model, "max_length", None), "model.positions.max_length")
+    require_room(longest, task.max_length, "model.positions.max_length")
 
 
 def require_room(longest: int, limit: int | None, name: str) -> None:
@@ -253,10 +237,9 @@ def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
     given = {name: value for name, value in asked.items() if value is not None}
     if not given:
         return
-    decoding = getattr(task, "decoding", None)
-    if not isinstance(decoding, Decoding):
+    if task.decoding is None:
         raise InputError(f"decoding.{next(iter(given))}: this model does not write; drop it")
-    task.decoding = instantiate({**asdict(decoding), **given}, "decoding", target=Decoding)  # type: ignore[attr-defined]
+    task.decoding = instantiate({**asdict(task.decoding), **given}, "decoding", target=Decoding)
 
 
 def compile_model(model: torch.nn.Module, device: torch.device) -> None:

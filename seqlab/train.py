@@ -35,9 +35,8 @@ def job(command: Command) -> None:
             folder.begin(text, runs.provenance(command))
             metadata = {**parts.identity(), **trainer.throughput.metadata(), "kernels": parts.kernels}
             runs.warn_of_other_bits(folder.metadata, metadata)
-            folder.record(
-                **metadata, data_facts=parts.corpus.metadata, conditions=getattr(parts.task, "conditions", {})
-            )
+            settings = parts.task.decoding_settings
+            folder.record(**metadata, data_facts=parts.corpus.metadata, decoding_settings=settings)
             if continues:
                 trainer.resume()
             state = trainer.fit()

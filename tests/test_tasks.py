@@ -252,7 +252,7 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     json_of_pairs()
     fast = [word for word in FAST if not word.startswith(("model.width", "optimizer.lr"))]
     fast += ["model.width=32", f"optimizer.lr={0.005 if len(model) > 1 else 0.02}", "model.dropout=0"]
-    judged = ["task.judged_by=[exact_match,bleu]", "task.bleu_tokenize=none"]
+    judged = ["task.metrics=[exact_match,bleu]", "task.bleu_tokenize=none"]
     code, _, err = verb("train", *PAIRS, *fast, *model, *judged, "trainer.max_steps=200", "output_dir=run")
     assert code == 0, err
     summary = json.loads(Path("run/summary.json").read_text())
@@ -260,10 +260,10 @@ def test_pairs(verb: Callable[..., Outcome], model: list[str]) -> None:
     greedy, by_beam = (json.loads(verb("evaluate", "run=run", *words)[1]) for words in ([], ["decoding.width=3"]))
     for found, name in ((greedy, "test"), (by_beam, "test-width-3")):  # none in the place of the other
         assert found == json.loads(Path(f"run/evaluation-{name}.json").read_text())
-    assert [one["conditions"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
-    assert greedy["conditions"] == json.loads(Path("run/run.json").read_text())["conditions"]
+    assert [one["decoding_settings"]["decoding"]["width"] for one in (greedy, by_beam)] == [1, 3]
+    assert greedy["decoding_settings"] == json.loads(Path("run/run.json").read_text())["decoding_settings"]
     assert greedy["dtype"] == "float32"
-    assert greedy["conditions"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
+    assert greedy["decoding_settings"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:none|")
     assert greedy["bleu"] == summary["test"]["bleu"]
     assert by_beam["loss"] == summary["test"]["loss"]
     assert by_beam["exact_match"] > 0.9
@@ -312,8 +312,8 @@ def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
     assert (code, err) == (2, f"error: form.answer: {expected} form.answer=...\n")
     code, _, err = verb("train", *REVIEWS, "task.answer=several")
     assert (code, err) == (2, f"error: task.answer: {expected} task.answer=...\n")
-    words = ["task=seq2seq", "data=scan", "tokenizer=words", "task.judged_by=[bleu]", "output_dir=other"]
+    words = ["task=seq2seq", "data=scan", "tokenizer=words", "task.metrics=[bleu]", "output_dir=other"]
     code, _, err = verb("train", *words)
     assert (code, "its tokenizer loses some: choose tokenizer@form.target_tokenizer=bpe" in err) == (2, True), err
-    code, _, err = verb("train", "task=seq2seq", "data=scan", "task.judged_by=[blue]", "output_dir=other")
-    assert (code, "task.judged_by=blue is not" in err and "did you mean bleu" in err) == (2, True), err
+    code, _, err = verb("train", "task=seq2seq", "data=scan", "task.metrics=[blue]", "output_dir=other")
+    assert (code, "task.metrics=blue is not" in err and "did you mean bleu" in err) == (2, True), err

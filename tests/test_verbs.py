@@ -347,7 +347,7 @@ def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome
     words = tiny("task=masked_language_modeling", *model)
     code, out, err = verb("train", *words, "output_dir=run")
     assert code == 0, err
-    assert re.search(r"\n\[[^\n]*<mask>[^\n]*\]\npredicted: .*\ntruth:     ", out.partition("samples")[2])
+    assert re.search(r"\n\[[^\n]*<mask>[^\n]*\]\npredicted: .*\nreference: ", out.partition("samples")[2])
     summary = json.loads(Path("run/summary.json").read_text())
     losses = []
     for run, *data in (

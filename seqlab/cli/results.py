@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from seqlab.data.examples import Examples
-from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
-from seqlab.data.preprocessing.masked_language_modeling import MaskedLanguageModelingPreprocessor
-from seqlab.data.preprocessing.preprocessor import Truth
+from seqlab.data.preprocessing.preprocessor import Reference
 from seqlab.data.streaming import Streamed
+from seqlab.data.windows import Windows
 from seqlab.errors import counted
 from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
@@ -51,12 +50,8 @@ def describe(parts: Experiment) -> str:
 
 def sample(parts: Experiment) -> str:
     """What the model says to a few validation examples, unselected: of a text, how it goes on from its beginning."""
-    preprocessor, vocabularies, examples, begun = (
-        parts.preprocessor,
-        parts.corpus.vocabularies,
-        _examples(parts),
-        _is_begun(parts),
-    )
+    preprocessor, vocabularies, examples = parts.preprocessor, parts.corpus.vocabularies, _examples(parts)
+    begun = preprocessor.continues_text
     parts.task.model.eval()  # what answers drops nothing
     step = max(1, len(examples) // SAMPLES)
     places = (i for begin in range(min(step, SAMPLES)) for i in range(begin, len(examples), step))
@@ -65,19 +60,19 @@ def sample(parts: Experiment) -> str:
         if len(shown) == SAMPLES:
             break
         batch = examples.batch([i])
-        item = preprocessor.item(batch, vocabularies)
+        item = preprocessor.format_input(batch, vocabularies)
         words = item.get("words")
         read = " | ".join(" ".join(value) if isinstance(value, list) else value for value in item.values())
         if read in shown:
             continue
-        (answer,) = parts.task.answer(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
-        told = preprocessor.told(answer, {}, vocabularies)
+        (answer,) = parts.task.predict(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
+        told = preprocessor.format_prediction(answer, {}, vocabularies)
         lines = [f"[{cut(told.get('masked', read))}]", f"predicted: {readable(next(iter(told.values())), words)}"]
         if isinstance(classes := told.get("probabilities"), Mapping):
             likeliest = ", ".join(f"{name} {p:.2f}" for name, p in islice(classes.items(), MOST))
             lines[1] += f" ({likeliest}{', ...' if len(classes) > MOST else ''})"
         if not begun:
-            lines.append(f"truth:     {readable(preprocessor.truth(batch, vocabularies), words)}")
+            lines.append(f"reference: {readable(preprocessor.format_reference(batch, vocabularies), words)}")
         shown[read] = "\n".join(lines)
     return "\n\n".join(shown.values())
 
@@ -87,16 +82,16 @@ def example(parts: Experiment) -> str:
     the first does, because a shell might change it or it is nothing that can be asked, the preprocessor's own."""
     examples = _examples(parts)
     for i in range(min(SAMPLES, len(examples))):
-        item = parts.preprocessor.item(examples.batch([i]), parts.corpus.vocabularies)
+        item = parts.preprocessor.format_input(examples.batch([i]), parts.corpus.vocabularies)
         short = {name: shortened(value) for name, value in item.items()}
         text = "".join("".join(value) for value in short.values())
         plain = text.isprintable() and "\\" not in text  # which `echo` of some shells reads as a sign of its own
         with suppress(ValueError):
-            parts.preprocessor.record(short)
+            parts.preprocessor.parse_input(short)
             whole = "pair" in short or "pair" not in parts.corpus.fields  # else it was cut away
             if whole and plain and any(character.isalnum() for character in text):
                 return json.dumps(short, ensure_ascii=False)
-    return parts.preprocessor.example(parts.corpus.fields)
+    return parts.preprocessor.sample_input(parts.corpus.fields)
 
 
 def shortened(value: str | list[str]) -> str | list[str]:
@@ -106,23 +101,15 @@ def shortened(value: str | list[str]) -> str | list[str]:
     return textwrap.shorten(value, WIDTH, placeholder="") or value[:WIDTH]  # of a text without blanks there are none
 
 
-def _examples(parts: Experiment) -> Examples:
-    """Those that are asked after a run; of a text that is continued its beginning alone."""
-    if _is_begun(parts):
+def _examples(parts: Experiment) -> Examples | Windows:
+    """Return the examples that samples are made of. Of a text that is continued, only the beginning is given."""
+    if parts.preprocessor.continues_text:
         return Examples(parts.corpus.splits["validation"], 7, "truncate")
-    examples = parts.loaders["validation"].examples
-    assert isinstance(examples, Examples)
-    return examples
+    return parts.loaders["validation"].examples
 
 
-def _is_begun(parts: Experiment) -> bool:
-    return isinstance(parts.preprocessor, LanguageModelingPreprocessor) and not isinstance(
-        parts.preprocessor, MaskedLanguageModelingPreprocessor
-    )
-
-
-def readable(value: Truth, words: list[str] | None = None) -> str:
-    """A prediction or a truth, for people: tags beside their words, names with commas, a number to four digits."""
+def readable(value: Reference, words: list[str] | None = None) -> str:
+    """Format a prediction or a reference for people: tags beside their words, a number to four digits."""
     if isinstance(value, list):
         return cut(" ".join(map("/".join, zip(words, value, strict=True))) if words else ", ".join(value) or "none")
     return f"{value:.4g}" if isinstance(value, float) else cut(value)

@@ -221,9 +221,10 @@ def _typed_for_the_run(settings: list[Override], group: str) -> str | None:
 
 
 def _typed_keys(override: Override) -> list[str]:
-    """The key of an override, and those inside its value where that is a dict; a list may be as long as it likes."""
-    inside = (key for key, _ in _flat(override.value(), f"{override.key_or_group}."))
-    return [override.key_or_group, *(key for key in inside if not key.rpartition(".")[2].isdecimal())]
+    """Return the key of an override, and those inside its value where that is a dict; a list may hold anything."""
+    value = override.value()
+    inside = _flat(value if isinstance(value, dict) else {}, f"{override.key_or_group}.")
+    return [override.key_or_group, *(key for key, _ in inside if not any(map(str.isdecimal, key.split("."))))]
 
 
 def _hint(key: str, known: list[str]) -> str:

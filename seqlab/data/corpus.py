@@ -73,7 +73,7 @@ def prepare(
         DataError: writing the tables failed.
     """
     given = learned.digest if isinstance(learned, Vocabularies) else learned.fingerprint()
-    rejects = Rejects(getattr(source, "on_error", "raise"), getattr(source, "max_rejected", 0.0))
+    rejects = Rejects(source.on_error, source.max_rejected)
     parts = (source.fingerprint(), preprocessor.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(cache_dir).expanduser().resolve() / fingerprint
@@ -102,7 +102,7 @@ def _make(
     """Read, tokenize and store a corpus."""
     records = source.read(rejects)  # which settles what cannot be read; here it is about what does not fit the form
     for split in SPLITS:
-        require_fields(preprocessor, records[split], hasattr(source, "columns"))
+        require_fields(preprocessor, records[split], source.columns is not None)
     vocabularies = learned if isinstance(learned, Vocabularies) else preprocessor.learn(records["train"], learned)
     tables = {split: _table(split, records[split], preprocessor, vocabularies, rejects) for split in SPLITS}
     tokenizer = vocabularies.tokenizer
@@ -145,7 +145,7 @@ def _table(
         some = records.slice(start, _ROWS_AT_ONCE)
         if "origin" not in records.column_names:
             some = some.append_column("origin", pa.array(f"{split}, record {start + i + 1}" for i in range(len(some))))
-        parts.append(preprocessor.rows(some, vocabularies, rejects))
+        parts.append(preprocessor.tokenize(some, vocabularies, rejects))
     rejects.settle(len(records), split)
     table = pa.concat_tables(parts)
     if not len(table):

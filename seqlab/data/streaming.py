@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -24,9 +24,9 @@ from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.loader import Loader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
-from seqlab.data.rejects import OnError, Rejects, Unusable
+from seqlab.data.rejects import Rejects, Unusable
 from seqlab.data.sources.files import glance
-from seqlab.data.sources.source import SPLITS, Files
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.sources.splits import fields_of, records_by_split, schema_of, tables
 from seqlab.data.windows import Windows
 from seqlab.errors import InputError
@@ -35,32 +35,23 @@ from seqlab.text.vocabularies import Vocabularies
 _RECORDS_AT_ONCE = 100
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """The first training records of a source, from which vocabularies are learned, and all others.
+class Beginning(Source):
+    """The first training records of a streamable source, from which vocabularies are learned, and all other splits.
+
+    Args:
+        source: the source.
+        records: how many training records are read.
 
     Raises:
         InputError: on reading, validation or test are not given: they are never cut from a stream.
     """
 
-    source: Files
-    records: int
-
-    @property
-    def on_error(self) -> OnError:
-        return self.source.on_error
-
-    @property
-    def max_rejected(self) -> float:
-        return self.source.max_rejected
-
-    @property
-    def columns(self) -> Any:
-        """Of the source, where it has columns that can be named."""
-        return cast(Any, self.source).columns
+    def __init__(self, source: Source, records: int) -> None:
+        self.source, self.records = source, records
+        self.on_error, self.max_rejected, self.columns = source.on_error, source.max_rejected, source.columns
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(self).encode())
+        digest = hashlib.sha256(f"Beginning(source={self.source!r}, records={self.records})".encode())
         for split, files in self.source.files().items():
             digest.update(f"\n{split}".encode())
             for file in files:
@@ -115,7 +106,7 @@ class Streamed(Loader):
 
     def __init__(
         self,
-        source: Files,
+        source: Source,
         preprocessor: Preprocessor,
         vocabularies: Vocabularies,
         beginning: Examples | Windows,
@@ -185,7 +176,7 @@ class Streamed(Loader):
         records = self._records(at, rejects, kinds)
         while some := list(islice(records, _RECORDS_AT_ONCE)):
             table = pa.Table.from_pylist([fields for fields, *_ in some], schema_of(kinds))
-            rows = self.preprocessor.rows(table, self.vocabularies, rejects)
+            rows = self.preprocessor.tokenize(table, self.vocabularies, rejects)
             kept += len(rows)
             _, file, record = some[-1]
             yield rows, replace(at, file=file, record=record, kept=kept, rejected=rejects.total)

@@ -113,7 +113,7 @@ def export(
         "vocabularies_sha256": bundle.vocabularies.digest,
         "max_length": bundle.max_length,
         "over_long": bundle.over_long,
-        "positions": adapter.model.max_length,
+        "positions": bundle.task.max_length,
     }
     with new_folder(out.resolve()) as folder:
         parity: dict[str, Any] = {}

@@ -47,10 +47,10 @@ def attention_of(predictor: Predictor, asked: Asked, hypothesis: Hypothesis | No
     Args:
         predictor: with a model that `attends`.
         asked: an item.
-        hypothesis: one of those that `predictor.task.answer(predictor.batch([asked]))` writes for it; None: the model
+        hypothesis: one of those that `predictor.task.predict(predictor.batch([asked]))` writes for it; None: the model
             is a classifier, whose weights are one row, without target.
     """
-    task: Any = predictor.task
+    task = predictor.task
     vocabularies = predictor.vocabularies
     batch = predictor.batch([asked])
     told: dict[str, Any] = {"source": pieces(vocabularies.tokenizer, batch.tokens.values.tolist())}

@@ -17,8 +17,6 @@ from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
 from seqlab.data.plan import make_plan
-from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
-from seqlab.data.preprocessing.masked_language_modeling import MaskedLanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, counted
 from seqlab.layers.device import choose_device
@@ -73,13 +71,12 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.task, self.preprocessor, self.vocabularies = bundle.task, bundle.preprocessor, bundle.vocabularies
-        self.example = bundle.preprocessor.example(bundle.fields)
+        self.example = bundle.preprocessor.sample_input(bundle.fields)
         self.fields = bundle.fields
-        # Text that is to be continued, or filled, is never cut; nor is what training would have split or refused.
-        cuts = bundle.over_long == "truncate" and not isinstance(bundle.preprocessor, LanguageModelingPreprocessor)
+        # What training would have split or refused is not cut.
+        cuts = bundle.over_long == "truncate" and bundle.preprocessor.cuts_inputs
         self.longest = bundle.max_length if cuts else None
-        self.room: int | None = getattr(self.task.model, "max_length", None)
-        self.most_words: int | None = getattr(self.task.model, "max_words", None)
+        self.room, self.most_words = self.task.max_length, self.task.max_words
         self.task.model.eval()
 
     def predict(
@@ -96,7 +93,7 @@ class Predictor:
         is always answered alike.
 
         Args:
-            items: what `form.record` reads, such as `example`.
+            items: what `Preprocessor.parse_input` reads, such as `example`.
             decoding: how to write; None: as the model was trained to be judged.
             seed: of what is drawn.
             top_k: of classes, or of the 20 candidates for a mask that are known, tell the so many likeliest with their
@@ -120,7 +117,7 @@ class Predictor:
 
         Where reading an item raises, all before it are answered first.
         """
-        if top_k is not None and (top_k < 1 or not self.ranks):
+        if top_k is not None and (top_k < 1 or not self.preprocessor.ranks_candidates):
             wrong = "expected at least 1, or null" if top_k < 1 else NO_RANKS
             raise InputError(f"top_k={top_k}: {wrong}; drop it")
         first = 0
@@ -133,12 +130,6 @@ class Predictor:
             first += len(window)
             heap.trim()
 
-    @property
-    def ranks(self) -> bool:
-        """Whether answers list classes, or candidates for a mask, with their probabilities: `top_k` of them."""
-        of_classes = self.vocabularies.labels is not None and "tags" not in self.preprocessor.fields
-        return of_classes or isinstance(self.preprocessor, MaskedLanguageModelingPreprocessor)
-
     def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of an item that are read.
 
@@ -147,7 +138,7 @@ class Predictor:
         """
         if "pair" in self.fields and "pair" not in item:
             raise ValueError(f'the model reads pairs: expected an object such as {self.example}; "pair": null is none')
-        record = self.preprocessor.record(item)
+        record = self.preprocessor.parse_input(item)
         if self.fields and "pair" in record and "pair" not in self.fields:
             raise ValueError(f'the model reads single texts: expected an object such as {self.example}, and no "pair"')
         return record
@@ -174,7 +165,7 @@ class Predictor:
             return []
         known = dict.fromkeys(name for record in records for name in record)
         columns = {name: [record.get(name) for record in records] for name in known}  # not all have a pair
-        rows = self.preprocessor.rows(pa.table(columns), self.vocabularies, Rejects())
+        rows = self.preprocessor.tokenize(pa.table(columns), self.vocabularies, Rejects())
         lengths = rows.column("length").to_pylist()
         read = [min(length, self.longest or length) for length in lengths]
         begun = [1] * len(rows)  # of a target; source and target have positions of their own
@@ -232,9 +223,10 @@ class Predictor:
         plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, int(examples.lengths.max())), 1, None, 0)
         for i in range(len(plan)):
             batch = examples.batch(plan[i])
-            answers = self.task.answer(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
+            answers = self.task.predict(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
-                told[example] = self.preprocessor.told(answer, asked[example].record, self.vocabularies)
+                record = asked[example].record
+                told[example] = self.preprocessor.format_prediction(answer, record, self.vocabularies)
         return [told[example] for example in range(len(asked))]
 
 

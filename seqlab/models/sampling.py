@@ -39,6 +39,7 @@ class Continuation:
     @cached_property
     def draws(self) -> list[float]:
         """A number in [0, 1) for each token."""
+        assert self.seed is not None, "greedy search draws nothing"
         generator = torch.Generator().manual_seed(self.seed)
         return torch.rand(self.limit, dtype=torch.float64, generator=generator).tolist()
 

@@ -161,7 +161,7 @@ def questions(content: Any, service: Service) -> tuple[list[dict[str, Any]], Opt
     if named.get("decoding") and service.decoding is None:  # before what stands in it is looked at
         raise RefusedError(422, "decoding: this model writes nothing, so that there is nothing to set")
     options = checked(Options, named)
-    if options.top_k is not None and not service.predictor.ranks:
+    if options.top_k is not None and not service.predictor.preprocessor.ranks_candidates:
         raise RefusedError(422, f"top_k: {NO_RANKS}")
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -81,14 +80,6 @@ class Limits:
             )
 
 
-# What a classifier answers, by its task's `kind`.
-CLASSIFIERS = {
-    "one": "classification, one class",
-    "many": "classification, any number of classes",
-    "number": "regression, a number",
-}
-
-
 class TooMuchError(Exception):
     """More was asked than `Limits` allow. The message quotes nothing of it."""
 
@@ -105,10 +96,7 @@ class Service:
     def __init__(self, predictor: Predictor, batching: Batching, limits: Limits, name: str = "seqlab") -> None:
         self.predictor, self.batching, self.limits, self.name = predictor, batching, limits, name
         self.task = type(predictor.task).__name__
-        in_words = " ".join(re.findall("[A-Z][^A-Z]*", self.task)).lower()
-        self.kind = CLASSIFIERS.get(getattr(predictor.task, "kind", ""), in_words)
-        decoding = getattr(predictor.task, "decoding", None)
-        self.decoding: Decoding | None = decoding if isinstance(decoding, Decoding) else None
+        self.kind, self.decoding = predictor.task.description, predictor.task.decoding
         self.metrics = Metrics(lambda: len(self.queue), lambda: self.queue.unanswered)
         self.queue = Queue(limits.queue, self.metrics.waited)
         self.thread = threading.Thread(target=self._serve, name="model", daemon=True)
@@ -186,7 +174,7 @@ class Service:
     def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:
         """An answer, for people."""
         if self.decoding is not None:
-            return self.predictor.preprocessor.told(answer, asked.record, self.predictor.vocabularies)
+            return self.predictor.preprocessor.format_prediction(answer, asked.record, self.predictor.vocabularies)
         return likeliest(answer, top_k)
 
     def warm_up(self) -> None:
@@ -218,7 +206,7 @@ class Service:
         if self.decoding is None:
             answer_batches(self.queue, self._answers, Budget(batching.tokens, batching.rows), wait_s)
             return
-        task: Any = self.predictor.task
+        task: Any = self.predictor.task  # any model that `continuous_batching.write` can continue
         budget = Budget(batching.tokens, batching.rows, batching.running_tokens)
         device = self.predictor.device
         continuous_batching.write(
@@ -247,5 +235,5 @@ class Service:
 
     def _begin(self, asked: Sequence[Asked]) -> Any:
         self.metrics.batch(len(asked), sum(one.tokens for one in asked))
-        task: Any = self.predictor.task
+        task = self.predictor.task
         return task.begin(self.predictor.batch(asked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -12,28 +12,44 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
 from seqlab.ragged import Ragged
-from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Term, perplexity, seeds_of, terms_of
+from seqlab.tasks.metrics.metric import Metric, choose_metrics
+from seqlab.tasks.task import ROWS_AT_ONCE, StepOutput, Task, Term, perplexity, seeds_of, terms_of
 
 
-class LanguageModeling:
+class LanguageModeling(Task):
     """Nats per token, perplexity, and bits per byte of the original text, which compares across tokenizers.
 
     What the model itself adds to the objective, its `costs`, are terms too, averaged over the tokens read.
 
+    A metric of `metrics` is passed, as `predicted` and `targets`, the scores [T, V] of each next token, before the
+    softmax, and the tokens [T] int64.
+
     Args:
         model: the language model.
-        lossless: the tokenizer loses nothing of the text; bits per byte mean something only then, and are left out
-            otherwise.
+        lossless: whether the tokenizer loses nothing of the text. Bits per byte are left out where it does.
         end: the token that ends a text.
         decoding: how a text is continued.
+        metrics: metrics of your own.
+
+    Raises:
+        InputError: a metric is given by name; there is none.
     """
 
-    monitor = "loss"
+    model: LanguageModel
+    decoding: Decoding
 
-    def __init__(self, model: LanguageModel, lossless: bool, end: int, decoding: Decoding) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        lossless: bool,
+        end: int,
+        decoding: Decoding,
+        metrics: Sequence[str | Metric] = (),
+    ) -> None:
         self.model = model
         self.lossless = lossless
         self.end, self.decoding = end, decoding
+        self.metrics_by_name = choose_metrics(metrics, {})
 
     def counts(self, batch: Batch) -> dict[str, int]:
         counts = {"loss": batch.targets.layout.total}
@@ -48,23 +64,29 @@ class LanguageModeling:
         terms = terms_of(nats, costs, self.model.costs, counts)
         if self.lossless:
             terms["bits_per_byte"] = Term(nats.detach() / math.log(2), counts["bits_per_byte"], 0.0)
-        return StepOutput(terms)
+        if self.model.training or not self.metrics_by_name:
+            return StepOutput(terms)
+        return StepOutput(terms, self.tally(self.model.head.scores(hidden.values), batch.targets.values))
 
     def encode(self, batch: Batch) -> tuple[Ragged, dict[str, Tensor]]:
-        """Hidden [T, D], and the sum over the tokens of each of the model's `costs`."""
+        """Return hidden [T, D], and the sum over the tokens of each of the model's `costs`."""
         return self.model.encode(batch.tokens)
 
     def flops(self, batch: Batch) -> float:
         return self.model.flops(batch.tokens.lengths)
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        return {**averages, "ppl": perplexity(averages["loss"])}
+        return super().metrics({**averages, "ppl": perplexity(averages["loss"])}, tallies)
 
-    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
-        """For each text its continuations, best first."""
+    def predict(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[list[Hypothesis]]:
+        """Return for each text its continuations, best first."""
         how, seeds = decoding or self.decoding, seeds_of(batch, seed)
         return generate(self.model, self.begin(batch)[0], self.end, how, seeds, at_once=ROWS_AT_ONCE)
 
     def begin(self, batch: Batch) -> tuple[Ragged, None]:
-        """What is continued, and what the model knows before: nothing."""
+        """Return the texts, which are continued, and no state before them."""
         return batch.tokens, None
+
+    @property
+    def max_length(self) -> int | None:
+        return self.model.max_length

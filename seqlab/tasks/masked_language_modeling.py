@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,8 @@ from seqlab.data.batch import Batch
 from seqlab.models.decoding import Decoding
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.ragged import Ragged
-from seqlab.tasks.task import StepOutput, perplexity, seeds_of, terms_of
+from seqlab.tasks.metrics.metric import Metric, choose_metrics
+from seqlab.tasks.task import StepOutput, Task, perplexity, seeds_of, terms_of
 
 LIKELIEST = 20  # of the tokens that may stand in a place, how many are known
 
@@ -27,7 +28,7 @@ class Filled(NamedTuple):
     probabilities: Tensor
 
 
-class MaskedLanguageModeling:
+class MaskedLanguageModeling(Task):
     """Nats per hidden token, and their perplexity (Devlin et al. 2019, section 3.1).
 
     Of the n tokens of a text behind its first, which is the end mark, ceil(share * n) are predicted; all are as likely
@@ -40,15 +41,23 @@ class MaskedLanguageModeling:
         share: of the tokens that are predicted.
         masked: share of these for which the mask is read.
         random: share of these for which any token of the vocabulary is read.
+        metrics: metrics of your own. Each is passed, as `predicted` and `targets`, the scores [N, V] of the hidden
+            tokens, before the softmax, and the tokens [N] int64.
 
     Raises:
         ValueError: a share is out of its range.
+        InputError: a metric is given by name; there is none.
     """
 
-    monitor = "loss"
+    model: MaskedLanguageModel
 
     def __init__(
-        self, model: MaskedLanguageModel, share: float = 0.15, masked: float = 0.8, random: float = 0.1
+        self,
+        model: MaskedLanguageModel,
+        share: float = 0.15,
+        masked: float = 0.8,
+        random: float = 0.1,
+        metrics: Sequence[str | Metric] = (),
     ) -> None:
         if not 0 < share <= 1 or not 0 <= masked <= 1 or not 0 <= random <= 1 - masked + 1e-9:
             raise ValueError(
@@ -57,6 +66,7 @@ class MaskedLanguageModeling:
             )
         self.model = model
         self.share, self.masked, self.random = share, masked, random
+        self.metrics_by_name = choose_metrics(metrics, {})
 
     def chosen(self, lengths: Tensor) -> Tensor:
         """[B] int64: how many tokens of each text are predicted."""
@@ -70,8 +80,11 @@ class MaskedLanguageModeling:
     def step(self, batch: Batch) -> StepOutput:
         tokens, rows_N = self.hide(batch)
         hidden_ND, costs = self.model.encode(tokens, rows_N)
-        nats = self.model.head.loss(hidden_ND, batch.tokens.values[rows_N])
-        return StepOutput(terms_of(nats, costs, self.model.costs, self.counts(batch)))
+        targets_N = batch.tokens.values[rows_N]
+        terms = terms_of(self.model.head.loss(hidden_ND, targets_N), costs, self.model.costs, self.counts(batch))
+        if self.model.training or not self.metrics_by_name:
+            return StepOutput(terms)
+        return StepOutput(terms, self.tally(self.model.head.scores(hidden_ND), targets_N))
 
     def hide(self, batch: Batch) -> tuple[Ragged, Tensor]:
         """What the model reads, and the rows [N] int64 that it predicts, in order."""
@@ -103,10 +116,10 @@ class MaskedLanguageModeling:
         return self.model.flops(batch.tokens.lengths, self.counts(batch)["loss"])
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:
-        return {**averages, "ppl": perplexity(averages["loss"])}
+        return super().metrics({**averages, "ppl": perplexity(averages["loss"])}, tallies)
 
-    def answer(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Filled]:
-        """What may stand where a text has mask tokens; where a batch has none, in the places that `hide` chooses."""
+    def predict(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Filled]:
+        """Return the likeliest tokens where a text has mask tokens; in a batch without any, those that `hide` hides."""
         tokens, rows_N = batch.tokens, (batch.tokens.values == self.model.mask).nonzero().flatten()
         if not len(rows_N):
             tokens, rows_N = self.hide(batch)
@@ -121,3 +134,7 @@ class MaskedLanguageModeling:
                 tokens.to_list(), begins.tolist(), *parts, strict=True
             )
         ]
+
+    @property
+    def max_length(self) -> int | None:
+        return self.model.max_length

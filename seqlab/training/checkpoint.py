@@ -135,7 +135,7 @@ class Checkpoints:
         """Writes the checkpoint of this step, points `last` and `best` to where they belong, drops what is old.
 
         Args:
-            carried: see `Task.carried`.
+            carried: see `Task.carried_state`.
 
         Raises:
             OSError: it could not be written; everything that was there before still is.

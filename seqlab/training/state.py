@@ -10,7 +10,6 @@ from typing import Any
 
 from seqlab.data.batch import Batch
 from seqlab.errors import InputError, did_you_mean
-from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
 
@@ -74,8 +73,12 @@ class State:
         self.useful_flops += flops
         self.possible_flops += seconds * gemm_peak
 
-    def judge(self, metrics: dict[str, Any], monitor: str) -> bool:
-        """Takes note of an evaluation at this step; True where `monitor` is the best so far, which nan never is."""
+    def record_evaluation(self, metrics: dict[str, Any], monitor: str, higher_is_better: bool) -> bool:
+        """Record an evaluation at this step. Return whether its `monitor` is the best so far, which nan never is.
+
+        Raises:
+            InputError: the evaluation has no figure of that name.
+        """
         self.evaluated, self.metrics = self.step, metrics
         if monitor not in metrics:
             known = [name for name, value in metrics.items() if isinstance(value, float)]
@@ -83,7 +86,7 @@ class State:
                 f"task.monitor={monitor} is none of the metrics{did_you_mean(monitor, known)}: {', '.join(known)}"
             )
         value = metrics[monitor]
-        better = operator.gt if higher_is_better(monitor) else operator.lt
+        better = operator.gt if higher_is_better else operator.lt
         improved = math.isfinite(value) and (self.best is None or better(value, self.best))
         if improved:
             self.best, self.best_step, self.best_metrics, self.stale = value, self.step, metrics, 0

@@ -82,7 +82,6 @@ class Trainer:
         self.device = torch.device(device)
         self.micro_tokens, self.clip, self.patience = micro_tokens, clip, patience
         self.eval_every, self.save_every, self.log_every = eval_every, save_every, log_every
-        self.carried = getattr(task, "carried", {})  # most tasks carry nothing
         self.state = State()
         self.saved: tuple[int, int] | None = None  # the last checkpoint's step, and the step evaluated before it
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
@@ -95,7 +94,7 @@ class Trainer:
             InputError: the checkpoint is of another model.
         """
         if checkpoint := self.checkpoints.load_latest():
-            self.state = state = checkpoint.restore(self.task.model, self.optimizer, self.carried)
+            self.state = state = checkpoint.restore(self.task.model, self.optimizer, self.task.carried_state)
             self.saved = (state.step, state.evaluated)
             if state.is_best:
                 self.publish()  # the process may have ended between saving and this
@@ -213,14 +212,14 @@ class Trainer:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        """Judges the model at this step, once; saves it where it is the best so far."""
+        """Evaluate the model at this step, once; save it where it is the best so far."""
         state, monitor = self.state, self.task.monitor
         if state.evaluated == state.step:
             return
         batches = self._stoppable(self.validation.batches(0))
         metrics = evaluate(self.task, batches, self.device, self.micro_tokens)
         self.throughput.measure_again()
-        improved = state.judge(metrics, monitor)
+        improved = state.record_evaluation(metrics, monitor, self.task.higher_is_better(monitor))
         best = {} if state.best is None else {f"best_{monitor}": state.best, "best_step": state.best_step}
         self.log.evaluation(state, "validation", {**metrics, **best})
         if improved:
@@ -239,7 +238,7 @@ class Trainer:
         state.seconds = time.perf_counter() - self.started
         self.log.flush()
         try:
-            self.checkpoints.save(self.task.model, self.optimizer, state, self.carried)
+            self.checkpoints.save(self.task.model, self.optimizer, state, self.task.carried_state)
             if state.is_best:
                 self.publish()
             self.saved = (state.step, state.evaluated)

@@ -18,7 +18,7 @@ from seqlab.data import corpus as corpus_module
 from seqlab.data.corpus import Corpus, prepare
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
-from seqlab.data.sources.source import SPLITS
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import DataError, InputError
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.tokenizer_training import BytePairs, Bytes, TokenizerTrainer, Words
@@ -31,7 +31,7 @@ TEXTS = {
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Source):
     """A source that remembers in a file how often it was read."""
 
     log: Path

@@ -28,7 +28,7 @@ from seqlab.text.vocabularies import Vocabularies
 def prepared(
     preprocessor: Preprocessor, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects | None = None
 ) -> Examples:
-    rows = preprocessor.rows(records, vocabularies, rejects or Rejects())
+    rows = preprocessor.tokenize(records, vocabularies, rejects or Rejects())
     return Examples(datasets.Dataset(datasets.table.InMemoryTable(rows)))
 
 
@@ -195,7 +195,7 @@ def test_tags_must_match_the_words() -> None:
     with pytest.raises(InputError, match="f, line 1: 2 words and 1 tag: expected one for each"):
         prepared(preprocessor, records, vocabularies)
     rejects = Rejects("skip")
-    assert len(preprocessor.rows(records, vocabularies, rejects)) == 0
+    assert len(preprocessor.tokenize(records, vocabularies, rejects)) == 0
     assert rejects.counts == {"tags do not match the words": 1, "unknown label": 1}
 
 
@@ -233,18 +233,21 @@ def test_a_pair_is_told_as_two_texts() -> None:
     records = pa.table({"text": ["a", "b c"], "pair": ["xy", ""], "label": ["1", "0"]})
     vocabularies = preprocessor.learn(records, Bytes())
     examples = prepared(preprocessor, records, vocabularies)
-    items = [preprocessor.item(examples.batch([i]), vocabularies) for i in range(2)]
+    items = [preprocessor.format_input(examples.batch([i]), vocabularies) for i in range(2)]
     assert items == [{"text": "a", "pair": "xy"}, {"text": "b c", "pair": ""}]
     single = prepared(preprocessor, records.select(["text", "label"]), vocabularies)
-    assert [preprocessor.item(single.batch([i]), vocabularies) for i in range(2)] == [{"text": "a"}, {"text": "b c"}]
-    assert [preprocessor.truth(single.batch([i]), vocabularies) for i in range(2)] == ["1", "0"]
-    assert "pair" in preprocessor.example(["text", "pair", "label"])
-    assert "pair" not in preprocessor.example(["text", "label"])
+    assert [preprocessor.format_input(single.batch([i]), vocabularies) for i in range(2)] == [
+        {"text": "a"},
+        {"text": "b c"},
+    ]
+    assert [preprocessor.format_reference(single.batch([i]), vocabularies) for i in range(2)] == ["1", "0"]
+    assert "pair" in preprocessor.sample_input(["text", "pair", "label"])
+    assert "pair" not in preprocessor.sample_input(["text", "label"])
     for fields in (["text", "pair"], ["text"]):
-        assert preprocessor.record(json.loads(preprocessor.example(fields))).keys() == set(fields)
+        assert preprocessor.parse_input(json.loads(preprocessor.sample_input(fields))).keys() == set(fields)
     for item in ({}, {"pair": "x"}, {"text": "x", "pair": 3}, {"text": None}):
         with pytest.raises(ValueError, match=r'^expected an object such as \{"text": "[^"]*"\}, or .*"pair": "'):
-            preprocessor.record(item)
+            preprocessor.parse_input(item)
 
 
 def test_only_some_have_a_pair() -> None:
@@ -263,8 +266,8 @@ def test_every_place_of_a_known_type_is_a_label() -> None:
     assert vocabularies.labels == ("B-LOC", "E-LOC", "I-LOC", "O", "S-LOC")
     records = pa.table({"words": [["New", "York"]], "tags": [["B-LOC", "I-LOC"]]})
     batch = batch_of(preprocessor, records, vocabularies)
-    assert preprocessor.item(batch, vocabularies) == {"words": ["New", "York"]}
-    assert preprocessor.truth(batch, vocabularies) == ["B-LOC", "E-LOC"]
+    assert preprocessor.format_input(batch, vocabularies) == {"words": ["New", "York"]}
+    assert preprocessor.format_reference(batch, vocabularies) == ["B-LOC", "E-LOC"]
 
 
 def test_tags_as_they_are_may_follow_one_another_in_any_way() -> None:
@@ -280,8 +283,8 @@ def test_two_vocabularies() -> None:
     assert vocabularies.build_context["vocabulary"] == vocabularies.build_context["target_vocabulary"] == 4
     assert vocabularies.tokenizer.digest != vocabularies.written.digest
     batch = batch_of(preprocessor, records, vocabularies)
-    assert preprocessor.item(batch, vocabularies) == {"source": "jump left"}
-    assert preprocessor.truth(batch, vocabularies) == "TURN JUMP"
+    assert preprocessor.format_input(batch, vocabularies) == {"source": "jump left"}
+    assert preprocessor.format_reference(batch, vocabularies) == "TURN JUMP"
 
 
 @pytest.mark.parametrize(

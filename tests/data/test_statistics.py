@@ -40,7 +40,7 @@ def corpus_of(
     vocabularies = preprocessor.learn(records["train"], tokenizer or Bytes())
     tables = {}
     for split, part in records.items():
-        whole = preprocessor.rows(part, vocabularies, Rejects())
+        whole = preprocessor.tokenize(part, vocabularies, Rejects())
         parts = pa.concat_tables([whole.slice(at, 2) for at in range(0, len(whole), 2)])
         tables[split] = datasets.Dataset(datasets.table.InMemoryTable(parts), fingerprint=split)
     return Corpus(vocabularies, tables, "", "", {"source": {}, "rejected": {}})

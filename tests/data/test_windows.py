@@ -99,7 +99,7 @@ def test_a_stream_reads_the_rows_of_text_and_an_end_mark_between_texts() -> None
     assert preprocessor.fingerprint() == LanguageModelingPreprocessor().fingerprint()  # one prepared corpus serves both
     records = pa.table({"text": ["ab", "", "c"]})
     vocabularies = preprocessor.learn(records, Bytes())
-    rows = datasets.Dataset(datasets.table.InMemoryTable(preprocessor.rows(records, vocabularies, Rejects())))
+    rows = datasets.Dataset(datasets.table.InMemoryTable(preprocessor.tokenize(records, vocabularies, Rejects())))
     batch = Windows(rows, preprocessor.lanes, preprocessor.window).batch([0])
     end, (a, b, c) = vocabularies.tokenizer.end, vocabularies.tokenizer.encode(["abc"])[0]
     assert batch.tokens.values.tolist() == [end, a, b, end, end, c]

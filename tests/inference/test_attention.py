@@ -40,7 +40,7 @@ def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def written(predictor: Predictor, item: dict[str, str]) -> tuple[Asked, Hypothesis]:
     (asked,) = predictor.read([item])
-    ((best,),) = predictor.task.answer(predictor.batch([asked]), GREEDY)
+    ((best,),) = predictor.task.predict(predictor.batch([asked]), GREEDY)
     return asked, best
 
 
@@ -85,7 +85,7 @@ def test_weights_are_those_of_the_equations(writer: Predictor) -> None:
 def test_a_row_is_what_was_looked_at_when_its_token_was_chosen(writer: Predictor) -> None:
     (asked,) = writer.read([{"source": "ca b"}])
     with watching() as seen:
-        ((best,),) = writer.task.answer(writer.batch([asked]), GREEDY)
+        ((best,),) = writer.task.predict(writer.batch([asked]), GREEDY)
     steps = [weights.mean(0) for layer, (weights,) in seen if layer is seen[-1].layer]
     assert len(steps) == len(best.tokens) == 6
     found = torch.tensor(attention_of(writer, asked, best)["weights"], dtype=torch.float64)

@@ -192,12 +192,12 @@ def test_a_complete_target_is_not_looked_at(bundles: dict[str, Path]) -> None:
     answers = []
     for given in (targets, targets[::-1]):
         records = pa.table({"source": ["a b", "c", "d"], "target": given})
-        examples = Examples(as_dataset(preprocessor.rows(records, vocabularies, Rejects())))
+        examples = Examples(as_dataset(preprocessor.tokenize(records, vocabularies, Rejects())))
         batch = examples.batch(range(3))
         answers.append(
             {
                 i: found[0].tokens.tolist()
-                for i, found in zip(batch.ids.tolist(), predictor.task.answer(batch), strict=True)
+                for i, found in zip(batch.ids.tolist(), predictor.task.predict(batch), strict=True)
             }
         )
     assert answers[0] == answers[1]

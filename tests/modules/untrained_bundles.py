@@ -11,6 +11,7 @@ from torch import nn
 
 from my_module import MyCell
 from seqlab.bundle import Bundle
+from seqlab.data.batch import Batch
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.layers.positions import LearnedPositions, RotaryPositions
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
@@ -22,6 +23,7 @@ from seqlab.models.language_model import LanguageModel
 from seqlab.models.masked_language_model import MaskedLanguageModel
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.models.tagger import Tagger
+from seqlab.tasks.task import StepOutput, Task
 from seqlab.text.tags import allowed_transitions
 from seqlab.text.tokenizer_training import Characters
 from seqlab.text.vocabularies import Vocabularies
@@ -57,6 +59,29 @@ MODELS: dict[str, Callable[[Callable[[bool], Encoder]], nn.Module]] = {
 }
 
 
+class Exported(Task):
+    """A task of which only the model is read."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def max_length(self) -> int | None:
+        return self.model.max_length
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        raise NotImplementedError
+
+    def step(self, batch: Batch) -> StepOutput:
+        raise NotImplementedError
+
+    def flops(self, batch: Batch) -> float:
+        raise NotImplementedError
+
+    def predict(self, batch: Batch, decoding: object = None, seed: int = 0) -> list[Any]:
+        raise NotImplementedError
+
+
 def tiny_bundle(task: str, encoder: str) -> Bundle:
     """Of that kind of model, on that encoder."""
     torch.manual_seed(0)
@@ -64,8 +89,4 @@ def tiny_bundle(task: str, encoder: str) -> Bundle:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.4)
 
-    class Asked:  # what an export reads of a task
-        def __init__(self, model: Any) -> None:
-            self.model = model
-
-    return Bundle(Asked(model), LanguageModelingPreprocessor(), VOCABULARIES, None, None, LONGEST)  # type: ignore[arg-type]
+    return Bundle(Exported(model), LanguageModelingPreprocessor(), VOCABULARIES, None, None, LONGEST)

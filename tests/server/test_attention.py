@@ -30,7 +30,7 @@ def test_an_answer_tells_what_was_looked_at(
         assert "".join(told["attention"]["target"]).removesuffix("<end>") == told["target"]
         predictor = served.service.predictor
         (asked,) = predictor.read([item])
-        ((best,),) = predictor.task.answer(predictor.batch([asked]))
+        ((best,),) = predictor.task.predict(predictor.batch([asked]))
         assert told["attention"] == rounded(attention_of(predictor, asked, best))
         assert all(sum(row) == pytest.approx(1, abs=0.01) for row in told["attention"]["weights"])
         several = {**item, "decoding": {"width": 3, "n_best": 2}, "attention": True}

@@ -67,7 +67,7 @@ def test_it_writes_what_generate_writes(predictor: Predictor, data: st.DataObjec
     found = served(predictor, jobs, pauses, rows)
     for one, how, ours, tokens in zip(asked, hows, found, streamed, strict=True):
         batch = predictor.batch([one])
-        (alone,) = predictor.task.answer(batch, how, 7)
+        (alone,) = predictor.task.predict(batch, how, 7)
         assert [row[0] for row in ours] == [row.tokens.tolist() for row in alone]
         assert [row[1] for row in ours] == pytest.approx([row.score for row in alone], abs=1e-5)
         assert [row[2] for row in ours] == [row.finished for row in alone]
@@ -110,7 +110,7 @@ def read(predictor: Predictor, *texts: str) -> list[Asked]:
 
 
 def alone(predictor: Predictor, asked: Asked, how: Decoding) -> list[int]:
-    tokens: list[int] = predictor.task.answer(predictor.batch([asked]), how, 0)[0][0].tokens.tolist()
+    tokens: list[int] = predictor.task.predict(predictor.batch([asked]), how, 0)[0][0].tokens.tolist()
     return tokens
 
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqlab.ragged import IGNORED
+from seqlab.ragged import IGNORED, Ragged
 from seqlab.tasks.metrics.calibration import Calibration
 from seqlab.tasks.metrics.classes import Confusion, LabelSets
-from seqlab.tasks.metrics.monitor import higher_is_better
 from seqlab.tasks.metrics.regression import Regression
+from seqlab.tasks.metrics.spans import SpanScores
+from seqlab.tasks.metrics.text import Bleu, ChrF, ExactMatch
 
 LABELS = ("a", "b", "c", "d", "e")
 confusion = Confusion(LABELS)
@@ -179,13 +180,27 @@ def test_a_constant_correlates_with_nothing_also_where_roundings_differ() -> Non
     assert metric.read(metric.tally(years_B, 3 * targets_B))["pearson"] == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["accuracy", "macro_f1", "f1/person", "precision", "mcc", "bleu", "chrf", "exact_match"]
-)
-def test_what_is_better_when_higher(name: str) -> None:
-    assert higher_is_better(name)
-
-
-@pytest.mark.parametrize("name", ["loss", "ppl", "bits_per_byte", "mse", "mae", "ece", "ponder_cost", "loss/f1"])
-def test_what_is_better_when_lower(name: str) -> None:
-    assert not higher_is_better(name)
+def test_each_metric_says_which_of_its_figures_are_better_when_higher() -> None:
+    """The main figures, which choose the best checkpoint, among them."""
+    scores = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    tallies = [
+        (Confusion(("a", "b")), scores, torch.tensor([0, 1])),
+        (Calibration(), scores, torch.tensor([0, 1])),
+        (LabelSets(("a", "b")), scores, scores > 0),
+        (Regression(), scores[0], scores[1]),
+        (SpanScores(("O", "B-person")), (tags := Ragged.from_list([torch.tensor([0, 1])])), tags),
+        (ExactMatch(), ["a"], ["a"]),
+        (Bleu(), ["a"], ["a"]),
+        (ChrF(), ["a"], ["a"]),
+    ]
+    found = {}
+    for metric, *pair in tallies:
+        figures = metric.read(metric.tally(*pair))
+        assert metric.main is None or metric.main in figures
+        found |= {name: metric.higher_is_better(name) for name in figures}
+    lower = {name for name, higher in found.items() if not higher}
+    assert lower == {"ece", "mse", "mae"}
+    assert found.keys() - lower == {
+        "accuracy", "macro_f1", "micro_f1", "mcc", "exact_match", "pearson", "precision", "recall", "f1",
+        "precision/person", "recall/person", "f1/person", "bleu", "chrf",
+    }  # fmt: skip

@@ -218,12 +218,12 @@ def test_marks_in_a_text_are_filled(tokenizer: Any) -> None:
     alone = Predictor(Bundle(task, preprocessor, vocabularies)).predict(items[1:])
     assert alone[0]["filled"] == answers[1]["filled"]
     with pytest.raises(ValueError, match=r"a text with <mask> in it, such as"):
-        preprocessor.record({"text": "the cat"})
+        preprocessor.parse_input({"text": "the cat"})
 
 
 def test_a_mark_in_the_data_is_text() -> None:
     preprocessor = MaskedLanguageModelingPreprocessor()
     vocabularies = preprocessor.learn(pa.table({"text": ["a"]}), Bytes())
-    rows = preprocessor.rows(pa.table({"text": ["a<mask>"]}), vocabularies, None)  # type: ignore[arg-type]
+    rows = preprocessor.tokenize(pa.table({"text": ["a<mask>"]}), vocabularies, None)  # type: ignore[arg-type]
     assert rows["length"].to_pylist() == [8]
     assert max(rows["tokens"].to_pylist()[0]) < len(vocabularies.tokenizer)

@@ -65,12 +65,12 @@ def test_the_flat_batch_is_counted_as_sentence_by_sentence(
     ]
     targets = [[IGNORED if random.random() < ignored else tag for tag in tags] for tags in targets]
     metric = SpanScores(labels)
-    tally = metric.tally(ragged(predicted).values, ragged(targets))
+    tally = metric.tally(ragged(predicted), ragged(targets))
     assert tally.dtype == torch.int64
     assert tally.tolist() == one_by_one(labels, predicted, targets)
     cut = data.draw(st.integers(0, len(lengths)))
     parts = (slice(None, cut), slice(cut, None))
-    assert torch.equal(tally, sum_of(metric.tally(ragged(predicted[p]).values, ragged(targets[p])) for p in parts))
+    assert torch.equal(tally, sum_of(metric.tally(ragged(predicted[p]), ragged(targets[p])) for p in parts))
 
 
 def sum_of(tallies: object) -> Tensor:
@@ -85,7 +85,7 @@ def test_rates_of_an_example() -> None:
     targets = ids("B-a I-a O B-b | B-a O B-b I-b")
     predicted = ids("B-a I-a O B-a | B-a O B-b O")
     metric = SpanScores(BIO)
-    found = metric.read(metric.tally(predicted.values, targets))
+    found = metric.read(metric.tally(predicted, targets))
     overall = {"precision": 2 / 4, "recall": 2 / 4, "f1": 2 / 4}
     by_type = {"precision/a": 2 / 3, "recall/a": 2 / 2, "f1/a": 4 / 5, "precision/b": 0, "recall/b": 0, "f1/b": 0}
     assert found == pytest.approx(overall | by_type)
@@ -93,27 +93,27 @@ def test_rates_of_an_example() -> None:
 
 def test_a_span_does_not_reach_into_the_next_sentence_and_ignored_words_are_passed_over() -> None:
     metric = SpanScores(BIO)
-    assert metric.tally(ids("O B-a | I-a").values, ids("O B-a | I-a")).tolist() == [[2, 2, 2], [0, 0, 0]]
+    assert metric.tally(ids("O B-a | I-a"), ids("O B-a | I-a")).tolist() == [[2, 2, 2], [0, 0, 0]]
     targets = ids("B-a O I-a")
     targets.values[1] = IGNORED
-    assert metric.tally(ids("B-a B-b I-a").values, targets).tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert metric.tally(ids("B-a B-b I-a"), targets).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 def test_orphans_count() -> None:
     targets, predicted = ids("B-a I-a O"), ids("I-a I-a O")
-    assert SpanScores(BIO).tally(predicted.values, targets).tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert SpanScores(BIO).tally(predicted, targets).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 def test_nothing_to_judge_is_nan_and_nothing_found_is_zero() -> None:
     metric = SpanScores(BIO)
-    nothing = metric.read(metric.tally(ids("O O").values, ids("O O")))
+    nothing = metric.read(metric.tally(ids("O O"), ids("O O")))
     assert len(nothing) == 9
     assert all(math.isnan(value) for value in nothing.values())
-    missed = metric.read(metric.tally(ids("O O").values, ids("B-a O")))
+    missed = metric.read(metric.tally(ids("O O"), ids("B-a O")))
     assert [missed[name] for name in ("precision", "recall", "f1", "f1/a")] == [0, 0, 0, 0]
     assert math.isnan(missed["f1/b"])
     only_outside = SpanScores(["O"])
-    assert only_outside.tally(torch.zeros(2, dtype=torch.int64), ragged([[0, 0]])).shape == (0, 3)
+    assert only_outside.tally(ragged([[0, 0]]), ragged([[0, 0]])).shape == (0, 3)
     with pytest.raises(InputError, match="'NOUN' marks no span"):
         SpanScores(["O", "NOUN"])
 
@@ -145,11 +145,11 @@ def test_the_systems_of_wnut17_get_their_published_scores(
     assert len(gold) == len(answers) == 1287
     targets, predicted = (ragged([[labels.index(tag) for tag in tags] for tags in side]) for side in (gold, answers))
     metric = SpanScores(labels)
-    found = metric.read(metric.tally(predicted.values, targets))
+    found = metric.read(metric.tally(predicted, targets))
     assert [round(100 * found[name], 2) for name in ("precision", "recall", "f1")] == [precision, recall, f1]
     batches = zip(predicted.to_list(), targets.to_list(), strict=True)
     parts = [
-        metric.tally(torch.cat(ours), Ragged.from_list(list(theirs)))
+        metric.tally(Ragged.from_list(list(ours)), Ragged.from_list(list(theirs)))
         for part in iter(lambda: list(islice(batches, 100)), [])
         for ours, theirs in [zip(*part, strict=True)]
     ]

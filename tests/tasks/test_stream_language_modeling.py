@@ -107,7 +107,7 @@ def test_parts_of_a_batch_carry_the_same(lengths: list[int], micro: int) -> None
         for batch in windows_of(lanes, 3):
             backward(task, batch, micro_tokens, Averages())
             steps += gradients(task)
-        found.append((steps, task.carried))
+        found.append((steps, task.carried_state))
     assert apart(found[0][0], found[1][0]) < 1e-12
     assert found[0][1].keys() == found[1][1].keys() == {"read", "0", "1", "2", "3"}
     assert found[0][1]["read"].tolist() == [-(-lengths[0] // 3)] * len(lanes)
@@ -119,12 +119,12 @@ def test_evaluation_has_a_memory_of_its_own_and_begins_anew() -> None:
     batches = windows_of(lanes, 3)
     task = make(3)
     task.step(batches[0])
-    left = copy.deepcopy(task.carried)
+    left = copy.deepcopy(task.carried_state)
     figures = [evaluate(task, batches)["loss"] for _ in range(2)]
     read = Ragged.from_list([lane[:-1] for lane in lanes])
     one_pass = task.model.head.loss(task.model(read)[0].values, torch.cat([lane[1:] for lane in lanes])).item()
     assert figures[0] == figures[1] == pytest.approx(one_pass / 20, rel=1e-12)  # split by length meanwhile
-    assert all(torch.equal(left[name], tensor) for name, tensor in task.carried.items())
+    assert all(torch.equal(left[name], tensor) for name, tensor in task.carried_state.items())
     after = task.step(batches[1]).terms["loss"].sum
     other = make(3)
     other.step(batches[0])
@@ -163,5 +163,5 @@ def test_only_a_recurrence_reads_a_stream() -> None:
 def test_what_is_kept_holds_no_graph() -> None:
     task = make(2)
     task.step(windows_of(lanes_of([4, 4]), 2)[0])
-    assert not any(tensor.requires_grad for tensor in task.carried.values())
+    assert not any(tensor.requires_grad for tensor in task.carried_state.values())
     assert isinstance(task.training.before(torch.tensor([2, 3]), torch.device("cpu")), State)

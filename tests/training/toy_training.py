@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
+from seqlab.models.decoding import Decoding
 from seqlab.ragged import Layout, Ragged
-from seqlab.tasks.task import StepOutput, Term
+from seqlab.tasks.task import StepOutput, Task, Term
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.logging.json_lines import read_points
 from seqlab.training.logging.run_log import RunLog
@@ -55,10 +56,8 @@ class ToyModel(nn.Module):
         return scores
 
 
-class ToyTask:
+class ToyTask(Task):
     """Cross-entropy per token, a small penalty per sequence, accuracy for the log, and a term that counts nothing."""
-
-    monitor = "loss"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -84,7 +83,7 @@ class ToyTask:
     def flops(self, batch: Batch) -> float:
         return 1000.0 * batch.tokens.layout.total
 
-    def answer(self, batch: Batch, decoding: object = None, seed: int = 0) -> list[Any]:
+    def predict(self, batch: Batch, decoding: Decoding | None = None, seed: int = 0) -> list[Any]:
         return [None] * len(batch)
 
     def metrics(self, averages: dict[str, float], tallies: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A text, or a pair of texts, and what is said of it: a class, any number of classes, or a number."""
+"""Preprocessing for classification: a text, or a pair of texts, and its class, classes, or number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.preprocessing.preprocessor import Truth, label_names, lists, origin, table, values
+from seqlab.data.preprocessing.preprocessor import Preprocessor, Reference, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, did_you_mean
 from seqlab.ragged import IGNORED
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ClassificationPreprocessor:
+class ClassificationPreprocessor(Preprocessor):
     """The tokens of the text behind an end mark, and, where there is a `pair`, those of it behind another.
 
     answer   "one": a class for each text; "many": any number of classes, given as a list, or as names joined by `join`,
@@ -48,11 +48,8 @@ class ClassificationPreprocessor:
         if not self.join:
             raise InputError("form.join is empty: expected what separates the classes of a text, such as ','")
 
-    def example(self, fields: Collection[str] = ()) -> str:
+    def sample_input(self, fields: Collection[str] = ()) -> str:
         return _PAIR if "pair" in fields else '{"text": "A fine film."}'
-
-    def fingerprint(self) -> str:
-        return repr(self)
 
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         texts = [*records.column("text").to_pylist(), *(values(records, "pair") or ())]
@@ -65,7 +62,7 @@ class ClassificationPreprocessor:
             logger.warning("%s", f"{len(names):,} classes, {_ADVICE}")
         return Vocabularies(trained, labels=names)
 
-    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+    def tokenize(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         texts, pairs, labels = (values(records, field) for field in ("text", "pair", "label"))
         assert texts is not None
         targets = [[] if labels is None else self.target(label, vocabularies) for label in labels or texts]
@@ -99,7 +96,7 @@ class ClassificationPreprocessor:
         )
 
     def classes(self, label: str | Iterable[str]) -> list[str]:
-        """The names in a label."""
+        """Return the names in a label."""
         if not isinstance(label, str):
             return list(label)
         if self.answer == "one":
@@ -107,7 +104,7 @@ class ClassificationPreprocessor:
         return [name.strip() for name in label.split(self.join) if name.strip()]
 
     def target(self, label: Any, vocabularies: Vocabularies) -> list[int] | list[float] | str:
-        """The ids or the number of a label; where it has none, a message that says why."""
+        """Return the ids or the number of a label; where it has none, a message that says why."""
         if label == "" and self.answer != "many":
             return "the label is empty" + ("; form.answer=many takes that for no class" if self.answer == "one" else "")
         if self.answer == "number":
@@ -125,31 +122,37 @@ class ClassificationPreprocessor:
             return [known[name] for name in dict.fromkeys(names) if name in known]
         return [known.get(names[0], IGNORED)]
 
-    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        fields = {name: item[name] for name in ("text", "pair") if name in item}
+    @property
+    def ranks_candidates(self) -> bool:
+        return self.answer != "number"
+
+    def parse_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {name: given[name] for name in ("text", "pair") if name in given}
         if fields.get("pair", "") is None:
             del fields["pair"]
         if "text" not in fields or not all(isinstance(value, str) for value in fields.values()):
-            raise ValueError(f"expected an object such as {self.example()}, or of two texts {_PAIR}")
+            raise ValueError(f"expected an object such as {self.sample_input()}, or of two texts {_PAIR}")
         return fields
 
-    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of the probability of each class, [C]; or of a number."""
+    def format_prediction(
+        self, prediction: Any, record: Mapping[str, Any], vocabularies: Vocabularies
+    ) -> dict[str, Any]:
+        """Return the label of a prediction, which is the probability of each class, [C], or a number."""
         if self.answer == "number":
-            return {"label": float(answer)}
+            return {"label": float(prediction)}
         names = vocabularies.labels or ()
-        probabilities = dict(sorted(zip(names, answer.tolist(), strict=True), key=lambda pair: -pair[1]))
+        probabilities = dict(sorted(zip(names, prediction.tolist(), strict=True), key=lambda pair: -pair[1]))
         if self.answer == "many":
             return {"label": [n for n, p in probabilities.items() if p > 0.5], "probabilities": probabilities}
         return {"label": next(iter(probabilities)), "probabilities": probabilities}
 
-    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+    def format_input(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
         tokens = example.tokens.values
         ends = (tokens == vocabularies.tokenizer.end).nonzero().flatten()
         texts = [vocabularies.tokenizer.decode(text.tolist()) for text in tokens.tensor_split(ends.cpu())[1:]]
         return dict(zip(("text", "pair"), texts, strict=False))
 
-    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+    def format_reference(self, example: Batch, vocabularies: Vocabularies) -> Reference:
         targets = example.targets.values.tolist()
         if self.answer == "number":
             return float(targets[0])

@@ -1,4 +1,4 @@
-"""Text alone, for masked language models."""
+"""Preprocessing for masked language modelling: text alone."""
 
 from __future__ import annotations
 
@@ -23,20 +23,26 @@ class MaskedLanguageModelingPreprocessor(LanguageModelingPreprocessor):
     Byte pairs hold the blank before a word: "The<mask> ran" asks for a word, "The <mask> ran" for one without a blank.
     """
 
-    def example(self, fields: Collection[str] = ()) -> str:
+    continues_text = False
+
+    @property
+    def ranks_candidates(self) -> bool:
+        return True
+
+    def sample_input(self, fields: Collection[str] = ()) -> str:
         return '{"text": "The<mask> ran."}'
 
-    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The parts of the text between the marks, so that no text is taken for one."""
-        parts = text_of(item, "text").split(MARK)
+    def parse_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts of the text between the marks, so that no text is taken for one."""
+        parts = text_of(given, "text").split(MARK)
         if len(parts) == 1:
-            raise ValueError(f"expected a text with {MARK} in it, such as {self.example()}")
+            raise ValueError(f"expected a text with {MARK} in it, such as {self.sample_input()}")
         return {"text": parts}
 
-    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+    def tokenize(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         texts = records.column("text")
         if texts.type == pa.string():
-            return super().rows(records, vocabularies, rejects)
+            return super().tokenize(records, vocabularies, rejects)
         tokenizer = vocabularies.tokenizer
         rows = []
         for parts in texts.to_pylist():
@@ -47,18 +53,22 @@ class MaskedLanguageModelingPreprocessor(LanguageModelingPreprocessor):
         # As in `LanguageModelingPreprocessor`, the last token of a row is not read.
         return table(map(len, rows), [0] * len(rows), tokens=lists([[*row, tokenizer.end] for row in rows]))
 
-    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of the text with the likeliest tokens in, and of what may stand in each place, likeliest first; where nobody
-        wrote marks, of the text with them."""
+    def format_prediction(
+        self, prediction: Any, record: Mapping[str, Any], vocabularies: Vocabularies
+    ) -> dict[str, Any]:
+        """Return the text with the likeliest tokens filled in, and the candidates for each place, likeliest first.
+
+        Where the record is not known, return the text with its marks in place of the candidates.
+        """
         decode = vocabularies.tokenizer.decode
-        filled = decode(answer.tokens.index_copy(0, answer.rows, answer.likeliest[:, 0]).tolist())
+        filled = decode(prediction.tokens.index_copy(0, prediction.rows, prediction.likeliest[:, 0]).tolist())
         if not record:
-            parts = answer.tokens.tensor_split(answer.rows.cpu())
+            parts = prediction.tokens.tensor_split(prediction.rows.cpu())
             return {
                 "filled": filled,
                 "masked": MARK.join(decode(part[i > 0 :].tolist()) for i, part in enumerate(parts)),
             }
-        places = zip(answer.likeliest.tolist(), answer.probabilities.tolist(), strict=True)
+        places = zip(prediction.likeliest.tolist(), prediction.probabilities.tolist(), strict=True)
         masks = [
             [{"token": decode([token]), "probability": p} for token, p in zip(*place, strict=True)] for place in places
         ]

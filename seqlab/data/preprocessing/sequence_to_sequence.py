@@ -1,4 +1,4 @@
-"""A text, and the text to write for it."""
+"""Preprocessing for sequence to sequence: a text, and the text to write for it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.preprocessing.language_modeling import written
-from seqlab.data.preprocessing.preprocessor import Truth, lists, table, text_of, values
+from seqlab.data.preprocessing.language_modeling import format_hypotheses
+from seqlab.data.preprocessing.preprocessor import Preprocessor, Reference, lists, table, text_of, values
 from seqlab.data.rejects import Rejects
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import Vocabularies
 
 
 @dataclass(frozen=True)
-class SequenceToSequencePreprocessor:
+class SequenceToSequencePreprocessor(Preprocessor):
     """The source's tokens and an end mark are read; end mark, the target's tokens, end mark are written.
 
     Who asks may give the beginning of the target, `target_prefix`: a target that has no end mark yet, to go on from.
@@ -28,9 +28,8 @@ class SequenceToSequencePreprocessor:
     target_tokenizer: TokenizerTrainer | None = None
 
     fields = ("source", "target")
-    policies = ("error", "drop")
 
-    def example(self, fields: Collection[str] = ()) -> str:
+    def sample_input(self, fields: Collection[str] = ()) -> str:
         return '{"source": "A text."}'
 
     def fingerprint(self) -> str:
@@ -43,7 +42,7 @@ class SequenceToSequencePreprocessor:
             return Vocabularies(tokenizer.train([*sources, *targets]))
         return Vocabularies(tokenizer.train(sources), target=self.target_tokenizer.train(targets))
 
-    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+    def tokenize(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         sources, targets = values(records, "source"), values(records, "target")
         assert sources is not None
         read, write = vocabularies.tokenizer, vocabularies.written
@@ -57,19 +56,21 @@ class SequenceToSequencePreprocessor:
         sizes = [len(target.encode()) + 1 for target in targets]
         return table(lengths, sizes, tokens=lists(tokens), written=lists(rows))
 
-    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        prefix = item.get("target_prefix", "")
+    def parse_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        prefix = given.get("target_prefix", "")
         if not isinstance(prefix, str):
             raise ValueError("target_prefix: expected a text, with which what is written is to begin")
-        return {"source": text_of(item, "source", "text"), "target_prefix": prefix}
+        return {"source": text_of(given, "source", "text"), "target_prefix": prefix}
 
-    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of what was written, best first, each with `tokens` and `score`; the beginning that was given is told too."""
-        (begun,) = vocabularies.written.encode([record.get("target_prefix", "")])
-        return written("target", answer, vocabularies.written, begun)
+    def format_prediction(
+        self, prediction: Any, record: Mapping[str, Any], vocabularies: Vocabularies
+    ) -> dict[str, Any]:
+        """Return the target of a prediction: hypotheses, best first, each text with the record's prefix."""
+        (prefix,) = vocabularies.written.encode([record.get("target_prefix", "")])
+        return format_hypotheses("target", prediction, vocabularies.written, prefix)
 
-    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+    def format_input(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
         return {"source": vocabularies.tokenizer.decode(example.tokens.values.tolist())}
 
-    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+    def format_reference(self, example: Batch, vocabularies: Vocabularies) -> Reference:
         return vocabularies.written.decode(example.targets.values.tolist())

@@ -1,10 +1,13 @@
-"""Text alone, as one stream, for language models that carry their state."""
+"""Preprocessing for language modelling of a stream: text alone, for models that carry their state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import datasets
+
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
+from seqlab.data.windows import Windows
 from seqlab.errors import InputError
 
 
@@ -23,7 +26,16 @@ class StreamLanguageModelingPreprocessor(LanguageModelingPreprocessor):
     window: int = 35
 
     policies = ("split",)
+    streams = True
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.window < 1:
             raise InputError(f"form.lanes={self.lanes}, form.window={self.window}: expected at least 1")
+
+    def make_examples(self, table: datasets.Dataset, max_length: int, over_long: str) -> Windows:
+        """Return the windows of the stream, whatever the longest example may be."""
+        return Windows(table, self.lanes, self.window)
+
+    def tokens_per_batch(self, tokens: int) -> int:
+        """Return the tokens of a window of every lane."""
+        return self.lanes * self.window

@@ -1,4 +1,4 @@
-"""Words, and a tag for each of them."""
+"""Preprocessing for tagging: words, and a tag for each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from seqlab.data.batch import Batch
-from seqlab.data.preprocessing.preprocessor import Truth, label_names, lists, origin, table, values
+from seqlab.data.preprocessing.preprocessor import Preprocessor, Reference, label_names, lists, origin, table, values
 from seqlab.data.rejects import Rejects
 from seqlab.errors import InputError, counted, did_you_mean
 from seqlab.ragged import IGNORED
@@ -25,7 +25,7 @@ _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 @dataclass(frozen=True)
-class TaggingPreprocessor:
+class TaggingPreprocessor(Preprocessor):
     """Every word is cut into pieces by the tokenizer, on its own, and has at least one.
 
     words          how many of the most frequent words also have an id of their own; None: none
@@ -41,22 +41,17 @@ class TaggingPreprocessor:
     ignored: tuple[str, ...] = ()
 
     fields = ("words", "tags")
-    policies = ("error", "drop")
 
     def __post_init__(self) -> None:
         if (self.words or 1) < 1 or self.min_frequency < 1:
             raise InputError("form.words and form.min_frequency: expected at least 1")
 
-    def example(self, fields: Collection[str] = ()) -> str:
+    def sample_input(self, fields: Collection[str] = ()) -> str:
         return '{"text": "Ann went to Paris."}'
 
     @property
-    def converts(self) -> bool:
-        """Whether tags that mark spans are written by one scheme: only then is it known which may follow which."""
+    def converts_tags(self) -> bool:
         return self.scheme is not None and not self.ignored
-
-    def fingerprint(self) -> str:
-        return repr(self)
 
     def learn(self, records: pa.Table, tokenizer: TokenizerTrainer) -> Vocabularies:
         occurrences = list(chain.from_iterable(records.column("words").to_pylist()))
@@ -67,17 +62,17 @@ class TaggingPreprocessor:
             words = tuple(word for word in ranked if counts[word] >= self.min_frequency)
         sentences = records.column("tags").to_pylist()
         labels = label_names(chain.from_iterable(sentences), self.ignored)
-        if self.converts and mark_spans(labels):
+        if self.converts_tags and mark_spans(labels):
             labels = label_names([OUTSIDE, *places(labels, self.scheme or "BIO")], ())
         return Vocabularies(tokenizer.train(occurrences), labels=labels, words=words)
 
-    def rows(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+    def tokenize(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
         words, tags = values(records, "words"), values(records, "tags")
         assert words is not None
         kept = list(range(len(words)))
         targets: list[list[int] | str] = [[] for _ in words]
         if tags is not None:
-            if self.converts and mark_spans(vocabularies.labels or ()):
+            if self.converts_tags and mark_spans(vocabularies.labels or ()):
                 tags = [convert(row, self.scheme or "BIO") if mark_spans(row) else row for row in tags]
             targets = [self.target(row, vocabularies) for row in tags]
             for row, (these, target) in enumerate(zip(words, targets, strict=True)):
@@ -99,46 +94,50 @@ class TaggingPreprocessor:
         sizes = [sum(len(word.encode()) for word in words[row]) for row in kept]
         return table([sum(map(len, row)) for row in cut], sizes, **columns)
 
-    def record(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Words as they are given, or those of a text: runs of letters and digits, and runs of anything else."""
-        words = item.get("words")
+    def parse_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return words as they are given, or those of a text: runs of letters and digits, and runs of anything else."""
+        words = given.get("words")
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return {"words": words}
-        if isinstance(item.get("text"), str):
-            found = list(_WORD.finditer(item["text"]))
+        if isinstance(given.get("text"), str):
+            found = list(_WORD.finditer(given["text"]))
             return {"words": [word.group() for word in found], "starts": [word.start() for word in found]}
         raise ValueError('expected an object such as {"words": ["Some", "text", "."]}, or {"text": "Some text."}')
 
-    def told(self, answer: Any, record: Mapping[str, Any], vocabularies: Vocabularies) -> dict[str, Any]:
-        """Of a `Tagged` sentence: each word's tag with its probability. Where tags mark spans these are told too, by
-        their words and, in a text, by their characters (words that are given one by one lie nowhere), with the
-        probability that their words have these tags."""
+    def format_prediction(
+        self, prediction: Any, record: Mapping[str, Any], vocabularies: Vocabularies
+    ) -> dict[str, Any]:
+        """Return each word's tag with its probability, of a prediction that is a `Tagged` sentence.
+
+        Where tags mark spans, return these too: their words, their characters where the record is a text, and the
+        probability that their words have these tags.
+        """
         assert vocabularies.labels is not None
-        tags = [vocabularies.labels[tag] for tag in answer.tags.tolist()]
+        tags = [vocabularies.labels[tag] for tag in prediction.tags.tolist()]
         words, starts = record.get("words", []), record.get("starts")
-        told: dict[str, Any] = {"tags": tags, "probabilities": answer.probabilities.tolist()}
-        told = told if starts is None else {"words": words, **told}
+        found: dict[str, Any] = {"tags": tags, "probabilities": prediction.probabilities.tolist()}
+        found = found if starts is None else {"words": words, **found}
         if mark_spans(vocabularies.labels):
-            told["spans"] = []
+            found["spans"] = []
             for first, end, kind in spans(tags):
                 place: dict[str, Any] = {"type": kind, "words": [first, end]}
                 if starts is not None:
                     place["characters"] = [starts[first], starts[end - 1] + len(words[end - 1])]
-                given = answer.given_before[first + 1 : end].prod()
-                place["probability"] = (answer.probabilities[first] * given).item()
-                told["spans"].append(place)
-        return told
+                given = prediction.given_before[first + 1 : end].prod()
+                place["probability"] = (prediction.probabilities[first] * given).item()
+                found["spans"].append(place)
+        return found
 
-    def item(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
+    def format_input(self, example: Batch, vocabularies: Vocabularies) -> dict[str, Any]:
         pieces = example.tokens.values.split(example.extras["pieces"].values.tolist())
         return {"words": [vocabularies.tokenizer.decode(piece.tolist()) for piece in pieces]}
 
-    def truth(self, example: Batch, vocabularies: Vocabularies) -> Truth:
+    def format_reference(self, example: Batch, vocabularies: Vocabularies) -> Reference:
         names = vocabularies.labels or ()
         return [names[target] if target >= 0 else "?" for target in example.targets.values.tolist()]
 
     def target(self, tags: Sequence[str], vocabularies: Vocabularies) -> list[int] | str:
-        """The ids of tags; where one has none, a message that says why."""
+        """Return the ids of tags; where one has none, a message that says why."""
         known = vocabularies.label_ids
         for tag in tags:
             if tag not in known and tag not in self.ignored:

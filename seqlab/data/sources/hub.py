@@ -14,6 +14,7 @@ from huggingface_hub.utils import logging
 from seqlab.data.records import BY_FIELD, Columns
 from seqlab.data.rejects import OnError, Rejects
 from seqlab.data.sources.parquet import ROWS_AT_ONCE, rows
+from seqlab.data.sources.source import Source
 from seqlab.data.sources.splits import tables
 from seqlab.errors import InputError, did_you_mean
 
@@ -30,7 +31,7 @@ class SplitNames:
 
 
 @dataclass(frozen=True)
-class HubDataset:
+class HubDataset(Source):
     """A data set that `datasets.load_dataset` finds. Code that comes with a data set is never run.
 
     path          its name on the Hub, such as `stanfordnlp/imdb`, or a folder

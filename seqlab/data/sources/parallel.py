@@ -13,6 +13,7 @@ import pyarrow as pa
 from seqlab.data.records import Record, decoded
 from seqlab.data.rejects import OnError, Rejects, Unusable
 from seqlab.data.sources.files import Line, fingerprint, lines, matching
+from seqlab.data.sources.source import Source
 from seqlab.data.sources.splits import records_by_split, tables
 from seqlab.errors import InputError, counted
 
@@ -20,7 +21,7 @@ _SETTINGS = {"train": "data.source", "validation": "data.validation", "test": "d
 
 
 @dataclass(frozen=True)
-class ParallelFiles:
+class ParallelFiles(Source):
     """Pairs of text files of equally many lines. The fields are `source` and `target`.
 
     source        a file, or a pattern such as `europarl/*.en`, read in the order of names; gzip is recognised
@@ -35,6 +36,7 @@ class ParallelFiles:
             two files are of different lengths, too many pairs cannot be used, or a split is empty.
     """
 
+    streamable: ClassVar = True
     settings: ClassVar = _SETTINGS
 
     source: str

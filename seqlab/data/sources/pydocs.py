@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources import stdlib
-from seqlab.data.sources.source import SPLITS
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import InputError, counted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may contain one; UTF-8 may not
@@ -20,7 +20,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-class PyDocs:
+class PyDocs(Source):
     """A sequence is a docstring of a module, class or function, without its indentation.
 
     All docstrings of a top-level module are in the same split. One that occurs several times is kept where the first

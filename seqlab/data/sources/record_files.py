@@ -2,7 +2,7 @@
 
 # No annotations as strings here: those of a base's fields are looked up in the module of the class that inherits them.
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow as pa
 from seqlab.data.records import Record
 from seqlab.data.rejects import OnError, Rejects, RowError
 from seqlab.data.sources.files import fingerprint, matching
+from seqlab.data.sources.source import Source
 from seqlab.data.sources.splits import records_by_split, tables
 from seqlab.errors import InputError
 
@@ -20,7 +21,7 @@ SETTINGS = {"train": "data.path", "validation": "data.validation", "test": "data
 
 
 @dataclass(frozen=True)
-class RecordFiles(ABC):
+class RecordFiles(Source):
     """Files of records. A format says what the records of one file are.
 
     path          a file, or a pattern such as `reviews/*.csv` (`**` descends), read in the order of names; gzip is
@@ -35,6 +36,7 @@ class RecordFiles(ABC):
             used, or a split is empty.
     """
 
+    streamable: ClassVar = True
     settings: ClassVar = SETTINGS
 
     path: str

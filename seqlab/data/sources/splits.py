@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from seqlab.data.records import FIELDS, INPUTS, Record, checked
 from seqlab.data.rejects import Rejects, Unusable
-from seqlab.data.sources.source import SPLITS, Files, split_of
+from seqlab.data.sources.source import SPLITS, Source, split_of
 from seqlab.errors import InputError, counted
 
 _ROWS_AT_ONCE = 1000
@@ -56,7 +56,7 @@ def tables(given: Mapping[str, Iterable[Record]], rejects: Rejects, settings: Ma
     return {split: part.table(schema) for split, part in rows.items()}
 
 
-def records_by_split(source: Files, rejects: Rejects) -> dict[str, Iterator[Record]]:
+def records_by_split(source: Source, rejects: Rejects) -> dict[str, Iterator[Record]]:
     """The records of all files of each split, one file after the other."""
     return {
         split: chain.from_iterable(map(partial(source.records_of, split=split, rejects=rejects), files))

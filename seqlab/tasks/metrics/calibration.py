@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from seqlab.ragged import IGNORED
+from seqlab.tasks.metrics.metric import Metric
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Metric):
     """Expected calibration error, "ece" (Guo et al. 2017, section 2).
 
     Rows fall into bins by the probability of the likeliest class, bin m holding what lies above m / bins and up to
@@ -20,11 +21,16 @@ class Calibration:
 
     bins: int = 15
 
-    def tally(self, scores_TC: Tensor, targets_T: Tensor) -> Tensor:
-        """[bins, 3] float64: rows, the sum of their confidences, how many are right. A target of -100 counts nothing.
+    def tally(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Return [bins, 3] float64: rows, the sum of their confidences, how many are right.
+
+        Args:
+            predicted: [T, C], the scores of the classes before the softmax.
+            targets: [T] int64. A target of -100 counts nothing.
 
         Sums of float32 confidences are exact, and so the same in any order, up to 2^29 / C rows: none is below 1 / C.
         """
+        scores_TC, targets_T = predicted, targets
         at_least_float32 = torch.promote_types(scores_TC.dtype, torch.float32)
         confidences_T, predicted_T = scores_TC.softmax(1, dtype=at_least_float32).max(1)
         confidences_T = confidences_T.double()
@@ -36,3 +42,6 @@ class Calibration:
     def read(self, tally: Tensor) -> dict[str, float]:
         rows, confidence, right = tally.double().unbind(1)
         return {"ece": ((right - confidence).abs().sum() / rows.sum()).item()}
+
+    def higher_is_better(self, figure: str) -> bool:
+        return False

@@ -1,8 +1,6 @@
 """Figures of predicted classes: a single one for every row, or any number of labels.
 
-A metric is a small object with `tally`, counts that ADD UP over batches, and `read`, the figures from their sum. So a
-figure is that of all rows at once, whatever the batching, and each range of lengths has its own. Reading a tally of
-nothing gives nan.
+See `Metric` for tallies, and how they are read.
 """
 
 from __future__ import annotations
@@ -12,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqlab.ragged import IGNORED
+from seqlab.ragged import IGNORED, Ragged
+from seqlab.tasks.metrics.metric import Metric
 from seqlab.tasks.metrics.rates import rates
 
 
 @dataclass(frozen=True)
-class Confusion:
+class Confusion(Metric):
     """Accuracy, F1 and Matthews correlation, from how often each class was taken for each.
 
     accuracy  the share of rows that are right
@@ -33,12 +32,22 @@ class Confusion:
     labels: tuple[str, ...]
     negative: tuple[str, ...] = ()
 
-    def tally(self, predicted_T: Tensor, targets_T: Tensor) -> Tensor:
-        """[C, C] int64: how many of the row's class were taken for the column's. A target of -100 counts nothing."""
+    main = "accuracy"
+
+    def tally(self, predicted: Tensor | Ragged, targets: Tensor | Ragged) -> Tensor:
+        """Return [C, C] int64: how many of the row's class were taken for the column's.
+
+        Args:
+            predicted: [T] int64, a class for each row, or [T, C], the scores of the classes.
+            targets: [T] int64. A target of -100 counts nothing.
+        """
+        predicted_T, targets_T = (x.values if isinstance(x, Ragged) else x for x in (predicted, targets))
+        if predicted_T.dim() == 2:
+            predicted_T = predicted_T.argmax(1)
         classes = len(self.labels)
-        judged_T = targets_T != IGNORED
-        cells_T = targets_T.masked_fill(~judged_T, 0) * classes + predicted_T.masked_fill(~judged_T, 0)
-        counts = cells_T.new_zeros(classes * classes).scatter_add_(0, cells_T, judged_T.long())
+        evaluated_T = targets_T != IGNORED
+        cells_T = targets_T.masked_fill(~evaluated_T, 0) * classes + predicted_T.masked_fill(~evaluated_T, 0)
+        counts = cells_T.new_zeros(classes * classes).scatter_add_(0, cells_T, evaluated_T.long())
         return counts.view(classes, classes)
 
     def read(self, tally: Tensor) -> dict[str, float]:
@@ -62,7 +71,7 @@ def _per_class(tally_CC: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LabelSets:
+class LabelSets(Metric):
     """F1 and exact matches where an example has any number of labels.
 
     exact_match  the share of examples whose set of labels is right
@@ -72,11 +81,17 @@ class LabelSets:
 
     labels: tuple[str, ...]
 
-    def tally(self, predicted_BC: Tensor, targets_BC: Tensor) -> Tensor:
-        """[C + 1, 3] int64 from bool tensors: of each label correct, predicted and there; last the same of whole sets.
+    main = "micro_f1"
 
-        A label is predicted where its probability exceeds 0.5, which is where its score exceeds 0.
+    def tally(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Return [C + 1, 3] int64: of each label correct, predicted and there; last the same of whole sets.
+
+        Args:
+            predicted: [B, C], the scores of the labels. A label is predicted where its probability exceeds 0.5, which
+                is where its score exceeds 0.
+            targets: [B, C] bool.
         """
+        predicted_BC, targets_BC = predicted > 0, targets
         labels_C3 = torch.stack([(predicted_BC & targets_BC).sum(0), predicted_BC.sum(0), targets_BC.sum(0)], 1)
         examples = predicted_BC.new_full((), len(predicted_BC), dtype=torch.int64)
         sets_3 = torch.stack([(predicted_BC == targets_BC).all(1).sum(), examples, examples])

@@ -9,14 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqlab.tasks.metrics.metric import Metric
+
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Metric):
     """Mean squared error, mean absolute error, and Pearson's r, which is nan where either side is constant."""
 
-    def tally(self, predicted_B: Tensor, targets_B: Tensor) -> Tensor:
-        """[8] float64: how many, sums of squared and absolute errors, of p, t, p^2, t^2 and p t."""
-        p_B, t_B = predicted_B.double(), targets_B.double()
+    main = "mse"
+
+    def tally(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Return [8] float64: how many, sums of squared and absolute errors, of p, t, p^2, t^2 and p t.
+
+        Args:
+            predicted: [B].
+            targets: [B].
+        """
+        p_B, t_B = predicted.double(), targets.double()
         parts = [torch.ones_like(p_B), (p_B - t_B) ** 2, (p_B - t_B).abs(), p_B, t_B, p_B**2, t_B**2, p_B * t_B]
         return torch.stack(parts).sum(1)
 
@@ -29,3 +38,6 @@ class Regression:
         varies = spread_p > rounding * n * pp and spread_t > rounding * n * tt
         pearson = (n * pt - p * t) / math.sqrt(spread_p) / math.sqrt(spread_t) if varies else math.nan
         return {"mse": squared / n, "mae": absolute / n, "pearson": pearson}
+
+    def higher_is_better(self, figure: str) -> bool:
+        return figure == "pearson"

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from seqlab.ragged import IGNORED, Ragged
+from seqlab.tasks.metrics.metric import Metric
 from seqlab.tasks.metrics.rates import by_name, rates
 from seqlab.text.tags import tables
 
 
-class SpanScores:
+class SpanScores(Metric):
     """Precision, recall and F1 of spans, over all types and of each ("f1/person"), as conlleval computes them.
 
     Every run of tags is a span, also one that begins with I: so are figures published.
@@ -24,24 +25,26 @@ class SpanScores:
         InputError: a label says nothing about spans.
     """
 
+    main = "f1"
+
     def __init__(self, labels: Sequence[str]) -> None:
         self.tables = tables(labels)
         self.types = self.tables.types
 
-    def tally(self, predicted_W: Tensor, targets: Ragged) -> Tensor:
-        """[types, 3] int64, on the CPU: spans found correctly, predicted, there.
+    def tally(self, predicted: Ragged, targets: Ragged) -> Tensor:
+        """Return [types, 3] int64, on the CPU: spans found correctly, predicted, there.
 
         Args:
-            predicted_W: [W] int64, a tag for every word of the batch.
+            predicted: [W] int64, a tag for every word of the batch.
             targets: [W] int64. A word whose target is -100 is passed over as if it were not there.
         """
         targets_W = targets.values.cpu()
-        judged_W = targets_W != IGNORED
-        sentences_W = targets.layout.segments[judged_W]
-        predicted = self._spans(predicted_W.cpu()[judged_W], sentences_W)
-        there = self._spans(targets_W[judged_W], sentences_W)
+        evaluated_W = targets_W != IGNORED
+        sentences_W = targets.layout.segments[evaluated_W]
+        given = self._spans(predicted.values.cpu()[evaluated_W], sentences_W)
+        there = self._spans(targets_W[evaluated_W], sentences_W)
         types = len(self.types)
-        found = predicted[torch.isin(predicted, there)], predicted, there
+        found = given[torch.isin(given, there)], given, there
         return torch.stack([torch.bincount(spans % max(types, 1), minlength=types) for spans in found], 1)
 
     def _spans(self, tags_W: Tensor, sentences_W: Tensor) -> Tensor:

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from seqlab.errors import InputError, did_you_mean
+from seqlab.tasks.metrics.metric import Metric
 from seqlab.tasks.metrics.rates import rates
 
 
 @dataclass(frozen=True)
-class ExactMatch:
+class ExactMatch(Metric):
     """The share of sequences, of text or of ids, that equal what they should be."""
+
+    main = "exact_match"
+    reads_ids = True
 
     def tally(self, predicted: Sequence[object], targets: Sequence[object]) -> Tensor:
         """[2] int64: equal, all."""
@@ -28,7 +32,7 @@ class ExactMatch:
         return {"exact_match": (equal / all).item()}
 
 
-class Bleu:
+class Bleu(Metric):
     """Corpus BLEU (Papineni et al. 2002), to the last bit what sacrebleu (Post 2018) gives for all sentences at once.
 
     `signature` says what else decides the figure: references, case, tokenization, smoothing, version.
@@ -42,6 +46,8 @@ class Bleu:
         InputError: sacrebleu is not installed, or knows no such tokenization.
     """
 
+    main = "bleu"
+
     def __init__(self, tokenize: str = "13a", lowercase: bool = False) -> None:
         known = _sacrebleu().BLEU.TOKENIZERS
         if tokenize not in known:
@@ -49,6 +55,7 @@ class Bleu:
             raise InputError(f"sacrebleu has no tokenization {tokenize!r}{hint}; it has {', '.join(known)}")
         self._bleu = _sacrebleu().BLEU(lowercase, force=True, tokenize=tokenize)  # force: do not warn of tokenized text
         self.signature = _signature(self._bleu)
+        self.needs_whole_text = tokenize != "none"  # of words between blanks a tokenizer of words loses nothing
 
     def tally(self, predicted: Sequence[str], targets: Sequence[str]) -> Tensor:
         """[10] int64: words predicted and there; for n = 1 to 4 n-grams that match; n-grams predicted."""
@@ -65,7 +72,7 @@ class Bleu:
         return {"bleu": score if predicted or there else math.nan}
 
 
-class ChrF:
+class ChrF(Metric):
     """chrF2 (Popović 2015): F of character n-grams without blanks, n = 1 to 6, in which recall weighs twice.
 
     `signature` says what else decides the figure.
@@ -73,6 +80,9 @@ class ChrF:
     Raises:
         InputError: sacrebleu is not installed.
     """
+
+    main = "chrf"
+    needs_whole_text = True
 
     def __init__(self) -> None:
         self._ngrams = _sacrebleu().extract_char_ngrams

@@ -24,6 +24,7 @@ from seqlab.data.sources.generated.sampling import (
     require_lengths,
     require_sizes,
 )
+from seqlab.data.sources.source import Source
 from seqlab.errors import InputError, did_you_mean
 
 _VERSION = 1  # raise it whenever the same knobs would give something else
@@ -32,7 +33,7 @@ _KINDS: dict[str, Callable[[tuple[int, ...]], Iterable[int]]] = {"copy": iter, "
 
 
 @dataclass(frozen=True)
-class Algorithmic:
+class Algorithmic(Source):
     """Fields: source, numbers with a blank between them; target, the same numbers copied, reversed or sorted.
 
     A length is uniform in its range, a number uniform in 0 ... symbols - 1. No source occurs twice, in any split.

@@ -25,13 +25,14 @@ from seqlab.data.sources.generated.sampling import (
     require_sizes,
     stream,
 )
+from seqlab.data.sources.source import Source
 from seqlab.errors import InputError
 
 _VERSION = 1  # raise it whenever the same knobs would give something else
 
 
 @dataclass(frozen=True)
-class Dyck:
+class Dyck(Source):
     """Fields: text, brackets with a blank between them, "a" closed by "A"; label, "valid" or "invalid".
 
     The default is the paper's smallest language, for language modelling; with invalid=0.5 it is for classification.

@@ -27,6 +27,7 @@ from seqlab.data.sources.generated.sampling import (
     require_lengths,
     require_sizes,
 )
+from seqlab.data.sources.source import Source
 
 _VERSION = 1  # raise it whenever the same knobs would give something else
 
@@ -40,7 +41,7 @@ _NAMES = list(_OPERATIONS)
 
 
 @dataclass(frozen=True)
-class ListOps:
+class ListOps(Source):
     """Fields: text, the symbols of a tree with a blank between them; label, its value, "0" to "9".
 
     operations    the probability that a node is an operation

@@ -21,14 +21,14 @@ import pyarrow as pa
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources import stdlib
 from seqlab.data.sources.generated.python_roles import Function, functions
-from seqlab.data.sources.source import SPLITS
+from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import InputError
 
 _VERSION = 1  # raise it whenever the same files would give something else
 
 
 @dataclass(frozen=True)
-class PyTokens:
+class PyTokens(Source):
     """Fields: words and tags of a function; origin, its file and line.
 
     All functions of a top-level module are in the same split, as docstrings are. One that occurs several times is kept

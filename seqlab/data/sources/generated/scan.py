@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.generated.sampling import require, shuffled, stream
+from seqlab.data.sources.source import Source
 from seqlab.errors import InputError, did_you_mean
 
 _VERSION = 1  # raise it whenever the same knobs would give something else
@@ -29,7 +30,7 @@ _MOST_ACTIONS = 22  # of a training command in the length split; the others have
 
 
 @dataclass(frozen=True)
-class Scan:
+class Scan(Source):
     """Fields: source, the command; target, its actions. Both are words with a blank between them.
 
     split       "simple": 80 % to train on, 20 % to test, by seed (experiment 1; which command is where in the published
