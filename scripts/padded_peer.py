@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from seqlab.exporting.asking import block
 from torch import Tensor
 
 from seqlab.errors import InputError
-from seqlab.exporting.asking import block
 from seqlab.inference.predictor import Asked, Predictor
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier

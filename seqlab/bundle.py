@@ -12,10 +12,8 @@ module by name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,9 @@ from torch import Tensor, nn
 from seqlab.config.instantiate import instantiate, names_part
 from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.errors import InputError
-from seqlab.storage.files import new_folder, write_file
+from seqlab.storage.files import read_plain
+from seqlab.storage.folders import new_folder, replaced
+from seqlab.storage.manifests import digest, read_verified
 from seqlab.tasks.task import Task
 from seqlab.text.vocabularies import FILES as VOCABULARY_FILES
 from seqlab.text.vocabularies import Vocabularies
@@ -101,12 +101,12 @@ def save(folder: Path, specification: Mapping[str, Any], bundle: Bundle) -> None
         "over_long": bundle.over_long,
         "longest": bundle.longest,
         "fields": list(bundle.fields),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+        "sha256": {name: digest(data) for name, data in content.items()},
     }
     content["model.json"] = json.dumps(description, indent=2).encode()
     with new_folder(folder) as beside:
         for name, data in content.items():
-            write_file(beside / name, data)
+            (beside / name).write_bytes(data)
 
 
 def find(path: Path | str) -> Path:
@@ -115,7 +115,8 @@ def find(path: Path | str) -> Path:
     Raises:
         InputError: there is none.
     """
-    for folder in (Path(path, "bundle"), Path(path, ".bundle.old"), Path(path)):  # the second: a save was cut short
+    bundle = Path(path, "bundle")
+    for folder in (bundle, replaced(bundle), Path(path)):  # the second: a save was cut short
         if (folder / "model.json").is_file():
             return folder
     if not Path(path).exists():
@@ -147,7 +148,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     """
     folder = find(path)
     try:
-        description = json.loads(_content(folder / "model.json"))
+        description = json.loads(read_plain(folder / "model.json"))
         version = description["format_version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
@@ -163,10 +164,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
             raise ValueError(f"it has no place for a file {strange[0]!r}")
         if unlisted := [name for name in FILES if name not in digests and os.path.lexists(folder / name)]:
             raise ValueError(f"{unlisted[0]} does not belong to it")
-        files = {name: _content(folder / name) for name in digests}  # read once: what is checked is what is used
-        for name, content in files.items():
-            if hashlib.sha256(content).hexdigest() != digests[name]:
-                raise ValueError(f"{name} is not the file that was written")
+        files = read_verified(folder, digests)
         weights = safetensors.torch.load(files.pop("model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
@@ -184,15 +182,6 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     task.model.eval()
     limits = {name: description.get(name) for name in ("max_length", "over_long", "longest")}
     return Bundle(task, preprocessor, known, **limits, fields=tuple(description.get("fields", ())))
-
-
-def _content(path: Path) -> bytes:
-    """What a plain file holds: nothing is read that a link leads to, nor waited for in a pipe."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path.name} is no plain file")
-        return file.read()
 
 
 def _require_shapes(task: Task, shapes: Mapping[str, torch.Size], folder: Path) -> None:

@@ -8,14 +8,10 @@ CACHE/<fingerprint>/train, validation, test   tables (Arrow, by `datasets`), a r
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +24,13 @@ from seqlab.data.preprocessing.preprocessor import Preprocessor, require_fields
 from seqlab.data.rejects import Rejects
 from seqlab.data.sources.source import SPLITS, Source
 from seqlab.errors import DataError, InputError, counted
+from seqlab.storage.folders import new_folder, remove_folder
+from seqlab.storage.locks import FileLock
+from seqlab.storage.manifests import DamagedError, digests, read_manifest, verify, write_manifest
 from seqlab.text.tokenizer_training import TokenizerTrainer
 from seqlab.text.vocabularies import FILES, Vocabularies
 
-_FORMAT = 3  # raise it whenever the same text would be stored differently
+_FORMAT = 4  # raise it whenever the same text would be stored differently
 _ROWS_AT_ONCE = 10_000
 
 
@@ -78,35 +77,29 @@ def prepare(
     parts = (source.fingerprint(), preprocessor.fingerprint(), given, rejects.on_error, rejects.max_share, _FORMAT)
     fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     folder = Path(cache_dir).expanduser().resolve() / fingerprint
-    with _only_one(folder.with_suffix(".lock")):
-        damage = _damage(folder) if folder.exists() else "missing"
-        if damage:
-            if folder.exists():
-                warnings.warn(f"prepared corpus {folder} is damaged ({damage}); preparing it anew", stacklevel=2)
-                shutil.rmtree(folder)
-            _make(folder, source, preprocessor, learned, rejects)
-        return _load(folder, fingerprint, parts[0])
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go when its process ends, however it ends."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"), wait=True)
     except OSError as error:
         raise InputError(
-            f"cannot write to the cache folder {lock.parent}: {error}; set SEQLAB_CACHE=FOLDER in the environment"
+            f"cannot write to the cache folder {folder.parent}: {error}; set SEQLAB_CACHE=FOLDER in the environment"
         ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with lock:
+        if folder.exists():
+            try:
+                verify(folder, read_manifest(folder))
+            except DamagedError as error:
+                warnings.warn(f"prepared corpus {folder} is damaged ({error}); preparing it anew", stacklevel=2)
+                remove_folder(folder)
+        if not folder.exists():
+            _make(folder, source, preprocessor, learned, rejects)
+        return _load(folder, fingerprint, parts[0])
 
 
 def _make(
     folder: Path, source: Source, preprocessor: Preprocessor, learned: TokenizerTrainer | Vocabularies, rejects: Rejects
 ) -> None:
-    """Write beside, then rename."""
+    """Read, tokenize and store a corpus."""
     records = source.read(rejects)  # which settles what cannot be read; here it is about what does not fit the form
     for split in SPLITS:
         require_fields(preprocessor, records[split], source.columns is not None)
@@ -129,20 +122,16 @@ def _make(
             for split, table in tables.items()
         },
     }
-    beside = folder.with_suffix(".partial")
+    datasets.disable_progress_bars()
     try:
-        shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
-        datasets.disable_progress_bars()
-        for split, table in tables.items():
-            table.save_to_disk(beside / split)
-        for name, content in vocabularies.files.items():
-            (beside / name).write_bytes(content)
-        (beside / "metadata.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
-        manifest = {str(file.relative_to(beside)): _digest(file) for file in beside.rglob("*") if file.is_file()}
-        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-        beside.rename(folder)
+        with new_folder(folder) as beside:
+            for split, table in tables.items():
+                table.save_to_disk(beside / split)
+            for name, content in vocabularies.files.items():
+                (beside / name).write_bytes(content)
+            (beside / "metadata.json").write_text(json.dumps(metadata, indent=1), encoding="utf-8")
+            write_manifest(beside, digests(beside))
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise DataError(
             f"cannot store the prepared corpus in {folder}: {error}; SEQLAB_CACHE=FOLDER chooses another place"
         ) from error
@@ -163,21 +152,6 @@ def _table(
         raise InputError(f"nothing is left for {split} of {counted(len(records), 'record')}: {rejects.counts}")
     # Named, or it would hash the tokens to name itself.
     return datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="prepared")
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a prepared corpus, if anything. Reads every byte: about a second per gigabyte or two."""
-    try:
-        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        wrong = [name for name, digest in manifest.items() if _digest(folder / name) != digest]
-    except (OSError, ValueError, AttributeError) as error:
-        return str(error)
-    return f"{', '.join(wrong)} changed" if wrong else None
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _load(folder: Path, fingerprint: str, source: str) -> Corpus:

@@ -10,7 +10,6 @@ It appears whole, or not at all where a format fails or is not what was trained;
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,13 +18,16 @@ from typing import Any
 from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.errors import InputError, did_you_mean
+from seqlab.exporting.adapters.lookup import adapter_of
+from seqlab.exporting.formats.aoti import export_aoti
 from seqlab.exporting.formats.onnx import export_onnx
-from seqlab.exporting.formats.pt2 import export_aoti, export_pt2
+from seqlab.exporting.formats.pt2 import export_pt2
 from seqlab.exporting.formats.torchscript import export_torchscript
 from seqlab.exporting.parity import Exported, compare
 from seqlab.exporting.requirements import UnsuitedError, require
-from seqlab.models.masked_language_model import MaskedLanguageModel
-from seqlab.storage.files import new_folder, remove, replaced, write_file
+from seqlab.storage.files import remove
+from seqlab.storage.folders import new_folder, replaced
+from seqlab.storage.manifests import digests
 
 FORMAT_VERSION = 1
 
@@ -98,6 +100,7 @@ def export(
     for name in formats:
         require(name)
     bundle.task.model.eval()
+    adapter = adapter_of(bundle.task.model)
     about = {
         "format_version": FORMAT_VERSION,
         "seqlab": __version__,
@@ -105,7 +108,7 @@ def export(
         "model": type(bundle.task.model).__name__,
         "end": bundle.vocabularies.written.end,
         "source_end": bundle.vocabularies.tokenizer.end,
-        "mask": len(bundle.vocabularies.tokenizer) if isinstance(bundle.task.model, MaskedLanguageModel) else None,
+        "mask": len(bundle.vocabularies.tokenizer) if adapter.reads_masks else None,
         "end_tokens": bundle.vocabularies.end_tokens,
         "vocabularies_sha256": bundle.vocabularies.digest,
         "max_length": bundle.max_length,
@@ -134,11 +137,8 @@ def export(
             told = "\n".join(f"{name}: {report['refused']}" for name, report in parity.items())
             raise UnsuitedError(f"no format can hold this model\n{told}")
         for name, data in bundle.vocabularies.files.items():
-            write_file(folder / name, data)
-        write_file(folder / "parity.json", json.dumps(parity, indent=2).encode())
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-        write_file(
-            folder / "export.json",
-            json.dumps({**about, "signatures": signatures, "sha256": digests}, indent=2).encode(),
-        )
+            (folder / name).write_bytes(data)
+        (folder / "parity.json").write_bytes(json.dumps(parity, indent=2).encode())
+        described = {**about, "signatures": signatures, "sha256": digests(folder)}
+        (folder / "export.json").write_bytes(json.dumps(described, indent=2).encode())
     return parity

@@ -16,27 +16,21 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from seqlab import __version__
 from seqlab.bundle import Bundle
 from seqlab.data.batch import Batch
 from seqlab.errors import CheckFailedError
+from seqlab.exporting.adapters.adapter import Outputs
+from seqlab.exporting.adapters.lookup import adapter_of
 from seqlab.exporting.requirements import reason
-from seqlab.exporting.ties import as_good
 from seqlab.layers.backend import backend
-from seqlab.models.classifier import Classifier
-from seqlab.models.language_model import LanguageModel
-from seqlab.models.masked_language_model import MaskedLanguageModel
-from seqlab.models.seq2seq import Seq2Seq
-from seqlab.models.tagger import Tagger
-from seqlab.ragged import Layout, Ragged
 
 ATOL, RTOL = 2e-5, 1e-4  # float32 over thousands of steps; a token that is read wrongly moves scores by far more
 SEQUENCES = (2, 7, 64)  # of the batches of mixed lengths
@@ -45,9 +39,7 @@ SQUARE = (
     2**24
 )  # N * L * L of N sequences beside one of L tokens, which attention on padding wants of memory for each head
 UNKNOWN_LONGEST = 128  # of a bundle that tells no lengths
-STEPS = 3  # tokens at the end of a text that are read one by one, each continuing from the state before
 
-Outputs = dict[str, Tensor]
 Call = Callable[[Batch], Outputs]
 
 
@@ -77,8 +69,8 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
         CheckFailedError: something differs by more than ATOL + RTOL * |value|, or cannot be computed, and so the export
             is not to be used.
     """
-    model = bundle.task.model
-    room = getattr(getattr(model, "encoder", None), "max_length", None)
+    model, adapter = bundle.task.model, adapter_of(bundle.task.model)
+    room = adapter.longest
     longest = bundle.longest or bundle.max_length or UNKNOWN_LONGEST
     longest = longest if room is None else min(longest, room)
     asked = cases(longest, room)
@@ -88,11 +80,16 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
         right = [expected(model, batch)]
         with backend("plain"):
             right.append(expected(model, batch))
+
+        def settled(got: Outputs, batch: Batch, best: Outputs = right[0]) -> Outputs:
+            with torch.no_grad():
+                return adapter.settled(got, best, batch, ATOL, RTOL)
+
         for name, call in exported.calls.items():
             if min(lengths, default=0) < exported.shortest.get(name, 0):
                 continue
             try:
-                found = differences(_settled(call(batch), right[0], model, batch), right)
+                found = differences(settled(call(batch), batch), right)
             except Exception as error:  # each format has its own for what it cannot compute
                 raise _failed(exported, f"its {name} signature fails", lengths, reason(error)) from error
             for output, (difference, beyond) in found.items():
@@ -132,48 +129,15 @@ def cases(longest: int, room: int | None) -> list[list[int]]:
 
 
 def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
-    """A batch of any tokens, with what else the task reads."""
-    context, draw = bundle.vocabularies.build_context, torch.Generator().manual_seed(len(lengths) + sum(lengths))
-
-    def numbers(below: int, layout: Layout) -> Ragged:
-        return Ragged(torch.randint(below, (layout.total,), generator=draw), layout)
-
-    layout = Layout(torch.tensor(lengths, dtype=torch.int64))
-    masks = isinstance(bundle.task.model, MaskedLanguageModel)
-    tokens = numbers(context["vocabulary"] + masks, layout)
-    extras: dict[str, Ragged] = {}
-    if isinstance(bundle.task.model, Tagger):
-        pieces = [_words_of(length, draw) for length in lengths]
-        words = Layout(torch.tensor([len(row) for row in pieces], dtype=torch.int64))
-        extras["pieces"] = Ragged(torch.tensor([*chain.from_iterable(pieces)], dtype=torch.int64), words)
-        if context["word_vocabulary"] is not None:
-            extras["words"] = numbers(context["word_vocabulary"], words)
-    if isinstance(bundle.task.model, Seq2Seq):
-        extras["prefix"] = numbers(context["target_vocabulary"], Layout(layout.lengths.roll(1)))  # some behind nothing
-    return Batch(tokens, tokens, torch.arange(len(lengths)), torch.zeros(len(lengths)).long(), extras)
+    """Return a batch of random tokens, with whatever else the model reads."""
+    draw = torch.Generator().manual_seed(len(lengths) + sum(lengths))
+    return adapter_of(bundle.task.model).random_batch(bundle.vocabularies.build_context, lengths, draw)
 
 
 @torch.no_grad()
-def expected(model: Any, batch: Batch) -> Outputs:
-    """What eager mode answers, each from Ragged: of a classifier a row for each sequence, of a tagger one for each
-    word, of a masked language model one for each token; of models that write one for each sequence that has a token,
-    the scores of what follows it."""
-    match model:
-        case Classifier():
-            return {"answers": model.answer(model(batch.tokens))}
-        case Tagger():
-            hidden = model(batch.tokens, batch.extras["pieces"], batch.extras.get("words"))
-            given = (hidden.values, hidden.lengths)
-            return {"labels": model.head.decode(*given), "probabilities": model.head.probabilities(*given)}
-        case MaskedLanguageModel():
-            return {"scores": model.head.scores(model(batch.tokens, torch.arange(batch.tokens.layout.total)))}
-        case LanguageModel():
-            hidden = model(batch.tokens)[0]
-        case Seq2Seq():
-            hidden = model(batch.extras["prefix"], model.remember(batch.tokens))[0]
-        case _:
-            raise ValueError(f"{type(model).__name__} is none of seqlab's models")
-    return {"scores": model.head.scores(hidden.values[hidden.offsets[1:][hidden.lengths > 0] - 1])}
+def expected(model: nn.Module, batch: Batch) -> Outputs:
+    """Return the outputs of eager mode, from Ragged."""
+    return adapter_of(model).expected(batch)
 
 
 def differences(got: Outputs, right: Sequence[Outputs]) -> dict[str, tuple[float, float]]:
@@ -199,19 +163,6 @@ def differences(got: Outputs, right: Sequence[Outputs]) -> dict[str, tuple[float
     return found
 
 
-@torch.no_grad()
-def _settled(got: Outputs, best: Outputs, model: Any, batch: Batch) -> Outputs:
-    """With the best labels in the place of those that are as good."""
-    labels = got.get("labels")
-    if labels is None or labels.shape != best["labels"].shape or torch.equal(labels, best["labels"]):
-        return got
-    if bool((labels < 0).any()) or bool((labels >= best["probabilities"].shape[1]).any()):
-        return got
-    hidden = model(batch.tokens, batch.extras["pieces"], batch.extras.get("words"))
-    fine = as_good(model.head, hidden, labels, best["labels"], ATOL, RTOL)
-    return {**got, "labels": torch.where(fine, best["labels"], labels)}
-
-
 def _failed(exported: Exported, what: str, lengths: Sequence[int], why: str = "") -> CheckFailedError:
     return CheckFailedError(
         f"{', '.join(exported.files)} is not what was trained, and was not kept: {what} in a batch of lengths "
@@ -229,33 +180,5 @@ def seconds(call: Call, batch: Batch) -> float:
     return statistics.median(taken[3:])
 
 
-def _words_of(length: int, draw: torch.Generator) -> list[int]:
-    """How many pieces, of so many, each word has."""
-    pieces: list[int] = []
-    while length > 0:
-        pieces.append(min(length, int(torch.randint(1, 4, (), generator=draw))))
-        length -= pieces[-1]
-    return pieces
-
-
 def _few(lengths: Sequence[int]) -> str:
     return f"{', '.join(map(str, lengths[:8]))}{', ...' if len(lengths) > 8 else ''}"
-
-
-# ------------------------------------------------------------------------- for the calls of any format
-
-
-def starts_of(batch: Batch) -> Tensor:
-    """[T] int64: 1 where a word begins."""
-    starts = torch.zeros(batch.tokens.layout.total, dtype=torch.int64)
-    starts[Layout(batch.extras["pieces"].values).offsets[:-1]] = 1
-    return starts
-
-
-def in_parts(texts: Ragged) -> Iterator[Ragged]:
-    """The texts but for their last tokens, then these one by one, while texts that have fewer wait with none."""
-    lengths = texts.lengths
-    bounds = [(lengths - left).clamp(min=0) for left in range(STEPS, -1, -1)]
-    for begin, end in zip([torch.zeros_like(lengths), *bounds], bounds, strict=False):
-        layout = Layout(end - begin)
-        yield Ragged(texts.values[(texts.offsets[:-1] + begin)[layout.segments] + layout.positions], layout)

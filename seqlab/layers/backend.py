@@ -1,8 +1,7 @@
 """Which of a layer's two paths runs: the fast one, or the plain one of ordinary operators.
 
-The plain path is what scripting compiles, what can be differentiated twice and what a debugger can step through.
-Both compute the same function; the tests hold them equal. "onnx" is the plain path while a graph is exported to ONNX,
-whose own operators then stand for recurrences (operators.py).
+The plain path can be differentiated twice, a debugger can step through it, and exports are made of it. Both compute the
+same function; the tests hold them equal.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _name: ContextVar[str] = ContextVar("seqlab_backend", default="fast")
 
 
 @contextmanager
-def backend(name: Literal["fast", "plain", "onnx"]) -> Iterator[None]:
-    """Inside the block, every layer takes the named path.
+def backend(name: Literal["fast", "plain"]) -> Iterator[None]:
+    """Make every layer take the named path inside the block.
 
     Raises:
         ValueError: there is no such path.
     """
-    if name not in ("fast", "plain", "onnx"):
-        raise ValueError(f"backend must be 'fast', 'plain' or 'onnx', got {name!r}")
+    if name not in ("fast", "plain"):
+        raise ValueError(f"backend must be 'fast' or 'plain', got {name!r}")
     token = _name.set(name)
     try:
         if name == "plain":
@@ -38,10 +37,5 @@ def backend(name: Literal["fast", "plain", "onnx"]) -> Iterator[None]:
 
 
 def is_fast() -> bool:
-    """Whether the fast path was asked for, which is the default."""
+    """Return whether layers take the fast path, which is the default."""
     return _name.get() == "fast"
-
-
-def is_onnx() -> bool:
-    """Whether a graph is being made for ONNX."""
-    return _name.get() == "onnx"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.crf_block import block_probabilities, block_viterbi
 from seqlab.layers.heads import Head, at_least_float32
 from seqlab.layers.recurrent.steps import end_rows, permute, previous_rows, reversed_rows
 from seqlab.ragged import IGNORED, positions_of, time_major_of, widths_of
@@ -36,6 +35,10 @@ class CRFHead(Head):
             last [C]; all bool. They bind what is answered, `decode` and `probabilities`, and not the loss: a text to
             learn from that breaks them has a finite loss. Some path of every length must be left. None: any.
     """
+
+    allowed_transitions: Tensor
+    allowed_start: Tensor
+    allowed_end: Tensor
 
     def __init__(self, width: int, classes: int, allowed: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
         super().__init__(width, classes)
@@ -74,16 +77,11 @@ class CRFHead(Head):
             log_z_B = log_partition(scores_TC, *parameters, lengths)
         return log_z_B[torch.argsort(longest).to(log_z_B.device)]
 
-    @torch.jit.export
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:
-        """[T, C]: of each tag, over all allowed paths; see `decode`."""
-        if not torch.jit.is_scripting():
-            if hidden_TD.dim() == 3:
-                return block_probabilities(at_least_float32(self.scores(hidden_TD)), *self.allowed(), lengths)
+        """Return the probability of each tag over all allowed paths, [T, C]."""
         x_TC, until_TC, from_TC = self.both_ways(hidden_TD, lengths)
         return (until_TC + from_TC - x_TC).softmax(1)
 
-    @torch.jit.unused
     def likelihoods(self, hidden_TD: Tensor, lengths: Tensor, tags_T: Tensor) -> tuple[Tensor, Tensor]:
         """[T] each: the probability of these tags, and of each given the one before it; the first has none before it.
 
@@ -112,13 +110,8 @@ class CRFHead(Head):
         inverse = inverse.to(hidden_TD.device)
         return x_TC.index_select(0, inverse), until_TC.index_select(0, inverse), from_TC.index_select(0, inverse)
 
-    @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor) -> Tensor:
-        """[T] int64: the likeliest allowed path of every sequence (Viterbi 1967). Of a right-padded block [N, L, D]
-        with lengths [N] they are [N, L], and those beyond a length mean nothing; only exported graphs read such."""
-        if not torch.jit.is_scripting():
-            if hidden_TD.dim() == 3:
-                return block_viterbi(at_least_float32(self.scores(hidden_TD)), *self.allowed(), lengths)
+        """Return the likeliest allowed path of every sequence (Viterbi 1967), [T] int64."""
         index, inverse, _, widths = time_major_of(lengths)
         x_TC = at_least_float32(self.scores(hidden_TD.index_select(0, index.to(hidden_TD.device))))
         transitions, start, end = self.allowed()
@@ -126,7 +119,7 @@ class CRFHead(Head):
         return tags_T.index_select(0, inverse.to(hidden_TD.device))
 
     def allowed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Transitions, start and end with -inf where they are not allowed."""
+        """Return transitions, start and end with -inf where they are not allowed."""
         return (
             self.transitions.masked_fill(~self.allowed_transitions, -float("inf")),
             self.start.masked_fill(~self.allowed_start, -float("inf")),

@@ -26,15 +26,7 @@ class Embedding(nn.Module):
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
 
-    @torch.jit.export
-    def core(self, tokens: Tensor, lengths: Tensor | None, starts: Tensor | None = None) -> Tensor:
-        """[T], or vectors [T, D], with lengths [B] to [T, D], or [N, L] with None to [N, L, D]; `starts` [B]: first
-        positions. Of a right-padded [N, L] lengths do not matter."""
+    def core(self, tokens: Tensor, lengths: Tensor, starts: Tensor | None = None) -> Tensor:
+        """Return embeddings [T, D] of tokens [T], or of vectors [T, D]; `starts` [B]: the first positions."""
         x = tokens if tokens.is_floating_point() else nn.functional.embedding(tokens, self.weight)
-        if lengths is None or x.dim() == 3:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)
-            if starts is not None:
-                positions = positions + starts.unsqueeze(1)
-        else:
-            positions = places(starts, lengths, x)
-        return self.dropout(self.positions.embed(x, positions))
+        return self.dropout(self.positions.embed(x, places(starts, lengths, x)))

@@ -157,12 +157,14 @@ class Head(nn.Module):
         """The scores."""
         return self.scores(hidden_TD)
 
-    @torch.jit.export
     def scores(self, hidden_TD: Tensor) -> Tensor:
-        """[T, D] to [T, C], before they become probabilities."""
+        """Return scores [T, C], before they become probabilities, of rows [T, D]."""
         return linear(hidden_TD, self.weight, self.bias)
 
-    @torch.jit.unused
+    def predictions(self, hidden_BD: Tensor) -> Tensor:
+        """Return what the head predicts for each row: probabilities [B, C], or numbers [B]."""
+        raise NotImplementedError
+
     def flops(self, rows: int) -> float:
         """Useful FLOPs of a training step on so many predicted rows; see `SequenceLayer.flops`."""
         return 6.0 * self.weight.numel() * rows
@@ -185,6 +187,8 @@ class SoftmaxHead(Head):
             for each class.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         width: int,
@@ -199,18 +203,18 @@ class SoftmaxHead(Head):
         self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", checked_weights(class_weights, classes), persistent=False)
 
-    @torch.jit.export
     def probabilities(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[..., D] to [..., C], adding up to 1."""
         return at_least_float32(self.scores(hidden_TD)).softmax(-1)
 
-    @torch.jit.unused
+    def predictions(self, hidden_BD: Tensor) -> Tensor:
+        return self.probabilities(hidden_BD)
+
     def likelihoods(self, hidden_TD: Tensor, lengths: Tensor | None, tags_T: Tensor) -> tuple[Tensor, Tensor]:
         """[T] each: see `CRFHead.likelihoods`; here a tag does not depend on the one before it."""
         p_T = self.probabilities(hidden_TD).gather(1, tags_T.unsqueeze(1)).squeeze(1)
         return p_T, p_T
 
-    @torch.jit.export
     def decode(self, hidden_TD: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[...] int64, the likeliest class of each row."""
         return self.scores(hidden_TD).argmax(-1)
@@ -245,14 +249,18 @@ class SigmoidHead(Head):
         ValueError: there is not a weight for each label.
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, width: int, classes: int, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(width, classes)
         self.register_buffer("class_weights", checked_weights(class_weights, classes), persistent=False)
 
-    @torch.jit.export
     def probabilities(self, hidden_BD: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[B, D] to [B, C], each label's own."""
         return at_least_float32(self.scores(hidden_BD)).sigmoid()
+
+    def predictions(self, hidden_BD: Tensor) -> Tensor:
+        return self.probabilities(hidden_BD)
 
     def loss(self, hidden_BD: Tensor, targets_T: Tensor, lengths: Tensor) -> Tensor:
         """The sum over rows and labels of the negative log-likelihood, in nats; `lengths` [B]: labels of each row.
@@ -278,6 +286,9 @@ class RegressionHead(Head):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)
+
+    def predictions(self, hidden_BD: Tensor) -> Tensor:
+        return self.scores(hidden_BD).squeeze(1)
 
     def loss(self, hidden_BD: Tensor, targets_B: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The sum over rows of the squared error. A target of NaN adds nothing; -100 is a number like any other."""

@@ -1,4 +1,4 @@
-"""Which kernels a model runs on, in words: every choice is made in one function, and here each is asked."""
+"""The kernels that a model runs on, by name. Every choice is made in one function; this file calls each of them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from seqlab.layers.universal import UniversalTransformer
 
 
 def kernels(model: nn.Module, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Part of the model to what computes it, on that device and with products in that dtype."""
-    words = {"linear maps": linear.in_words(device, dtype)}
+    """Return the name of what computes each part of a model, on that device and with products in that dtype."""
+    names = {"linear maps": linear.describe(device, dtype)}
     for module in model.modules():
         if isinstance(module, SelfAttention):
-            words["attention"] = module.kernel(device, dtype)
+            names["attention"] = module.kernel(device, dtype)
         if isinstance(module, CrossAttention | GlobalAttention):
-            words["attention to the source"] = module.kernel(device, dtype)
+            names["attention to the source"] = module.kernel(device, dtype)
         if isinstance(module, UniversalTransformer):
-            words["attention"] = "torch's own on runs of equal length"
+            names["attention"] = "torch's own on runs of equal length"
         if isinstance(module, TransformerBlock) and module.compiler is not None:
-            words["blocks"] = "torch.compile"
+            names["blocks"] = "torch.compile"
         if isinstance(module, Recurrence):
             if isinstance(module.cell, GatedCell):
-                words["recurrence"] = unroll.in_words(device)
+                names["recurrence"] = unroll.describe(device)
             elif isinstance(module.cell, MinimalCell):
-                words["recurrence"] = minimal.in_words(device)
+                names["recurrence"] = minimal.describe(device)
             else:
-                words["recurrence"] = f"the cell's own {'unroll' if hasattr(module.cell, 'unroll') else 'operators'}"
-    return words
+                names["recurrence"] = f"the cell's own {'unroll' if hasattr(module.cell, 'unroll') else 'operators'}"
+    return names

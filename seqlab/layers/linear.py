@@ -2,7 +2,7 @@
 
 torch multiplies float32 matrices on the CPU by MKL, which is the faster library on Intel's processors, and on others
 reaches half the rate of oneDNN, which torch ships too (measured: docs/performance.md). There `linear` asks for the
-second by the operator that torch's own compiler puts in; where that is not to be had, under scripting, export, autocast
+second by the operator that torch's own compiler puts in; where that is not to be had, under export, autocast
 and `backend("plain")` it is `torch.nn.functional.linear`.
 """
 
@@ -41,12 +41,11 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b for every row: [..., D] and [D', D] to [..., D']."""
-    if not torch.jit.is_scripting():
-        # A compiler knows products, and may not look into what follows; autocast has its own.
-        usual = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.dim() < 2
-        if not usual and has_onednn(x) and is_fast():
-            return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    """Return x W^T + b for every row: [..., D] and [D', D] to [..., D']."""
+    # A compiler knows products, and may not look into what follows; autocast has its own.
+    usual = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.dim() < 2
+    if not usual and has_onednn(x) and is_fast():
+        return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
     return F.linear(x, weight, bias)
 
 
@@ -69,8 +68,8 @@ def has_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0 and _product() is not None
 
 
-def in_words(device: torch.device, dtype: torch.dtype) -> str:
-    """What multiplies, for people."""
+def describe(device: torch.device, dtype: torch.dtype) -> str:
+    """Return the name of the library that multiplies."""
     return "oneDNN" if has_onednn(torch.empty(1, dtype=dtype, device=device)) else "torch's own product"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,25 +10,20 @@ from torch import Tensor, nn
 
 from seqlab.layers.heads import at_least_float32
 from seqlab.layers.watch import is_watched, note
-from seqlab.ragged import Ragged, inside_of, segments_of
+from seqlab.ragged import Ragged, segments_of
 
 PoolingKind = Literal["mean", "max", "first", "last", "attention"]
 
 
 class Pooling(nn.Module):
-    """From Ragged [T, D] to [B, D]; `core` takes [T, D] with lengths [B], or [N, L, D] with None.
+    """The base: from Ragged [T, D] to [B, D]. `core` takes values [T, D] and lengths [B]."""
 
-    Of a right-padded [N, L, D] it takes the lengths, too; only exported graphs read such.
-    """
-
-    @torch.jit.unused
     def forward(self, x: Ragged) -> Tensor:
         return self.core(x.values, x.lengths)
 
-    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+    def core(self, values: Tensor, lengths: Tensor) -> Tensor:
         raise NotImplementedError
 
-    @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
         """Useful FLOPs of a training step, see `SequenceLayer.flops`: those without products have none."""
         return 0.0
@@ -36,13 +32,7 @@ class Pooling(nn.Module):
 class MeanPooling(Pooling):
     """The mean over the tokens of each sequence."""
 
-    @torch.jit.export
-    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        if lengths is None:
-            return values.mean(1)
-        if values.dim() == 3:
-            sums = (values * inside_of(lengths, values.shape[1]).unsqueeze(2)).sum(1)
-            return sums / lengths.clamp(min=1).unsqueeze(1)
+    def core(self, values: Tensor, lengths: Tensor) -> Tensor:
         segments = segments_of(lengths).to(values.device)
         sums = values.new_zeros([lengths.shape[0], values.shape[1]]).index_add(0, segments, values)
         return sums / lengths.clamp(min=1).to(values.device).unsqueeze(1)
@@ -51,13 +41,7 @@ class MeanPooling(Pooling):
 class MaxPooling(Pooling):
     """The largest value of each feature over the tokens of each sequence."""
 
-    @torch.jit.export
-    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        if lengths is None:
-            return values.amax(1)
-        if values.dim() == 3:  # of an empty sequence the first row, and in its place zeros
-            there = inside_of(lengths.clamp(min=1), values.shape[1]).unsqueeze(2)
-            return values.masked_fill(~there, -float("inf")).amax(1) * (lengths > 0).unsqueeze(1)
+    def core(self, values: Tensor, lengths: Tensor) -> Tensor:
         segments = segments_of(lengths).to(values.device).unsqueeze(1).expand_as(values)
         zeros = values.new_zeros([lengths.shape[0], values.shape[1]])
         return zeros.scatter_reduce(0, segments, values, "amax", include_self=False)
@@ -71,15 +55,8 @@ class LastPooling(Pooling):
         super().__init__()
         self.backward = backward
 
-    @torch.jit.export
-    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        forward = values.shape[-1] - self.backward
-        if lengths is None:
-            return torch.cat([values[:, -1, :forward], values[:, 0, forward:]], 1)
-        if values.dim() == 3:
-            at = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, forward)
-            ends = [values[:, :, :forward].gather(1, at).squeeze(1), values[:, 0, forward:]]
-            return torch.cat(ends, 1) * (lengths > 0).unsqueeze(1)
+    def core(self, values: Tensor, lengths: Tensor) -> Tensor:
+        forward = values.shape[1] - self.backward
         after = lengths.cumsum(0)
         empty = lengths == 0
         # One row more, of zeros, so that a row exists to read from.
@@ -99,34 +76,29 @@ class AttentionPooling(Pooling):
         super().__init__()
         self.query = nn.Parameter(torch.zeros(width))
 
-    @torch.jit.export
-    def core(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+    def core(self, values: Tensor, lengths: Tensor) -> Tensor:
         scores = at_least_float32(values @ self.query.to(values.dtype))
-        if lengths is None:
-            return (scores.softmax(1).to(values.dtype).unsqueeze(2) * values).sum(1)
-        if values.dim() == 3:
-            there = inside_of(lengths.clamp(min=1), values.shape[1])
-            shares_NL = scores.masked_fill(~there, -float("inf")).softmax(1).to(values.dtype)
-            return (shares_NL.unsqueeze(2) * values).sum(1) * (lengths > 0).unsqueeze(1)
         segments = segments_of(lengths).to(values.device)
         zeros = scores.new_zeros([lengths.shape[0]])
         largest = zeros.scatter_reduce(0, segments, scores.detach(), "amax", include_self=False)
         shares = (scores - largest.index_select(0, segments)).exp()
         shares = shares / zeros.index_add(0, segments, shares).index_select(0, segments)
-        if not torch.jit.is_scripting():
-            if is_watched():
-                note(self, [share_L.view(1, 1, -1) for share_L in shares.split(lengths.tolist())])
+        self.observe(shares, lengths)
         pooled = values.new_zeros([lengths.shape[0], values.shape[1]])
         return pooled.index_add(0, segments, shares.unsqueeze(1).to(values.dtype) * values)
 
-    @torch.jit.unused
+    def observe(self, shares_T: Tensor, lengths: Tensor) -> None:
+        """Show the weights to whoever watches."""
+        if is_watched():
+            note(self, [share_L.view(1, 1, -1) for share_L in shares_T.split(lengths.tolist())])
+
     def flops(self, lengths: Tensor) -> float:
         return 12.0 * self.query.shape[0] * int(lengths.sum())
 
 
 def make_pooling(kind: PoolingKind, width: int, backward: int = 0) -> Pooling:
     """The pooling of that name, for vectors of `width` of which the last `backward` features read from the end."""
-    makers = {
+    makers: dict[str, Callable[[], Pooling]] = {
         "mean": MeanPooling,
         "max": MaxPooling,
         "first": lambda: LastPooling(width),

@@ -15,10 +15,12 @@ from seqlab.ragged import rows_of
 
 
 def places(starts: Tensor | None, lengths: Tensor, values_TD: Tensor) -> Tensor:
-    """[T] int64: the place of each token in its sequence, where values are; `starts` [B] are the first places."""
-    if not torch.jit.is_scripting():
-        if torch.compiler.is_compiling() and starts is None:
-            return _opaque_places(lengths, values_TD)
+    """Return the place of each token in its sequence, [T] int64, on the device of the values.
+
+    `starts` [B] are the first places; None: 0.
+    """
+    if torch.compiler.is_compiling() and starts is None:
+        return _opaque_places(lengths, values_TD)
     return rows_of(torch.zeros_like(lengths) if starts is None else starts, lengths).to(values_TD.device)
 
 
@@ -35,22 +37,25 @@ def _(lengths: Tensor, values_TD: Tensor) -> Tensor:
 
 
 class Positions(nn.Module):
-    """A scheme of positions. This base leaves all three places alone."""
+    """A scheme of positions. This base leaves all three places alone.
+
+    Attributes:
+        max_length: the longest sequence whose positions are known; None: any.
+    """
+
+    max_length: int | None = None
 
     def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
 
-    @torch.jit.export
     def embed(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
         """[..., T, D] embeddings with their positions."""
         return x_TD
 
-    @torch.jit.export
     def rotate(self, q_THK: Tensor, positions_T: Tensor) -> Tensor:
         """[..., T, H, K] queries or keys with their positions."""
         return q_THK
 
-    @torch.jit.export
     def bias(self, causal: bool) -> Tensor | None:
         """[H, 2 r + 1]: what each head adds to a score when the key stands -r ... r places after the query."""
         return None
@@ -71,17 +76,18 @@ class LearnedPositions(Positions):
         self.table = nn.Parameter(torch.randn(max_length, width) * 0.02)
 
     def embed(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
-        looks = positions_T.device.type == "cpu" and positions_T.numel() > 0  # elsewhere one would wait for the device
-        if not torch.jit.is_scripting():
-            looks = looks and not torch.compiler.is_compiling()
-        if looks:
-            length = int(positions_T.max()) + 1
-            if length > self.table.shape[0]:
-                raise ValueError(
-                    f"a sequence has {length} tokens and there are {self.table.shape[0]} learned positions; "
-                    "raise model.positions.max_length, or lower batch.max_length"
-                )
+        # On another device, looking would wait for it.
+        if positions_T.device.type == "cpu" and positions_T.numel() > 0 and not torch.compiler.is_compiling():
+            self.require(int(positions_T.max()) + 1)
         return x_TD + self.table[positions_T]
+
+    def require(self, length: int) -> None:
+        """Raise ValueError if a sequence of this length has more tokens than there are positions."""
+        if length > self.table.shape[0]:
+            raise ValueError(
+                f"a sequence has {length} tokens and there are {self.table.shape[0]} learned positions; "
+                "raise model.positions.max_length, or lower batch.max_length"
+            )
 
 
 def _angles(positions_T: Tensor, width: int, base: float, like: Tensor) -> Tensor:
@@ -140,7 +146,6 @@ class RelativePositions(Positions):
         self.max_distance = max_distance
         self.table = nn.Parameter(torch.zeros(buckets, width // head_width))
 
-    @torch.jit.export
     def bucket(self, distance: Tensor, causal: bool) -> Tensor:
         """The bucket of each distance (place of key - place of query); causal attention has none above 0."""
         buckets = self.table.shape[0]

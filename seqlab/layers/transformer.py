@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from seqlab.layers.attention.cache import make_room, where_of
+from seqlab.layers.attention.cache import make_room, tight
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.backend import backend, is_fast
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.linear import Linear
+from seqlab.layers.mlp import Activation, make_mlp
+from seqlab.layers.norms import Norm, make_norm
 from seqlab.layers.positions import Positions
-
-Activation = Literal["gelu", "swiglu"]
-Norm = Literal["layer", "rms"]
-
-
-class SwiGLU(nn.Module):
-    """silu(a) * b, for the two halves of what comes in (Shazeer 2020, equation 6): [..., 2 M] to [..., M]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        return nn.functional.silu(a) * b
-
-
-def make_mlp(width: int, hidden: int, activation: Activation) -> nn.Sequential:
-    """From D to D through `hidden` values; a gate doubles what the first map gives."""
-    if activation == "swiglu":
-        return nn.Sequential(Linear(width, 2 * hidden), SwiGLU(), Linear(hidden, width))
-    return nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, width))
-
-
-def make_norm(width: int, kind: Norm) -> nn.Module:
-    """Over the features of each token: LayerNorm (Ba et al. 2016), or RMSNorm (Zhang & Sennrich 2019)."""
-    return nn.RMSNorm(width, eps=1e-5) if kind == "rms" else nn.LayerNorm(width)
 
 
 class TransformerBlock(SequenceLayer):
@@ -86,40 +65,33 @@ class TransformerBlock(SequenceLayer):
         self.checkpointing = checkpointing
         self.compiler: str | Callable[..., Any] | None = None
 
-    @torch.jit.unused
     def initialize(self, blocks: int) -> None:
         """Small weights; those that write into the sum over blocks smaller still (Radford et al. 2019, section 2.3)."""
         cross = [] if self.cross is None else [self.cross.query, self.cross.key_value, self.cross.out]
-        writers = [self.attention.out, *cross[2:], self.mlp[2]]
-        for linear in (self.attention.qkv, self.attention.out, *cross, self.mlp[0], self.mlp[2]):
+        mlp = [part for part in self.mlp if isinstance(part, Linear)]
+        writers = [self.attention.out, *cross[2:], mlp[-1]]
+        for linear in (self.attention.qkv, self.attention.out, *cross, *mlp):
             scale = (len(writers) * blocks) ** -0.5 if linear in writers else 1.0
             nn.init.normal_(linear.weight, std=0.02 * scale)
             nn.init.zeros_(linear.bias)
 
-    @torch.jit.unused
     def flops(self, lengths: Tensor, memory_lengths: Tensor | None = None) -> float:
         weights = sum(parameter.numel() for parameter in self.mlp.parameters() if parameter.dim() == 2)
         cross = 0.0 if self.cross is None or memory_lengths is None else self.cross.flops(lengths, memory_lengths)
         return self.attention.flops(lengths) + cross + 6.0 * weights * int(lengths.sum())
 
-    @torch.jit.export
     def core(
-        self,
-        values: Tensor,
-        lengths: Tensor | None,
-        state: list[Tensor] | None = None,
-        memory: list[Tensor] | None = None,
+        self, values: Tensor, lengths: Tensor, state: list[Tensor] | None = None, memory: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`state`: see `SelfAttention.core`; `memory`: what `CrossAttention.remember` gave."""
-        if not torch.jit.is_scripting():
-            if state is None:
-                return self.read(values, lengths, memory)
+        """Return outputs [T, D] and the keys and values to keep; `memory` is what `CrossAttention.remember` gave."""
+        if state is None:
+            return self.read(values, lengths, memory)
         return self.parts(values, lengths, state, memory)
 
     def parts(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None, memory: list[Tensor] | None
+        self, values: Tensor, lengths: Tensor, state: list[Tensor] | None, memory: list[Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """The equation."""
+        """Compute the equation."""
         attended, kept = self.attention.core(self.attention_norm(values), lengths, state)
         x = values + self.dropout(attended)
         if self.cross is not None:
@@ -127,13 +99,12 @@ class TransformerBlock(SequenceLayer):
             x = x + self.dropout(self.cross.core(self.cross_norm(x), lengths, memory))
         return x + self.dropout(self.mlp(self.mlp_norm(x))), kept
 
-    @torch.jit.unused
-    def read(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        """Sequences from their beginning: compiled, checkpointed, both or neither."""
+    def read(self, values: Tensor, lengths: Tensor, memory: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+        """Read sequences from their beginning: compiled, checkpointed, both or neither."""
         parts = self.parts
         # A compiler makes a graph of its own for one row or none; such a batch is not worth one.
         several = values.shape[0] > 1 and (memory is None or memory[0].shape[0] > 1)
-        if self.compiler is not None and lengths is not None and several and is_fast():
+        if self.compiler is not None and several and is_fast():
             parts = partial(_compiled, self.compiler, self)
         if self.checkpointing and self.training and torch.is_grad_enabled():
             path: Literal["fast", "plain"] = "fast" if is_fast() else "plain"
@@ -210,45 +181,36 @@ class TransformerStack(SequenceLayer):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
+        blocks = [
             TransformerBlock(width, heads, mlp_width, causal, positions, dropout, **options) for _ in range(layers)
-        )
+        ]
+        self.blocks = cast("Sequence[TransformerBlock]", nn.ModuleList(blocks))
         self.norm = make_norm(width, options.get("norm", "layer"))
         for block in self.blocks:
             block.initialize(blocks=layers)
 
-    @torch.jit.unused
     def flops(self, lengths: Tensor, memory_lengths: Tensor | None = None) -> float:
         return sum(block.flops(lengths, memory_lengths) for block in self.blocks)
 
-    @torch.jit.export
-    def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
-        """Keys and values of the memory for every block, as a cache (cache.py) that nobody adds to.
+    def remember(self, memory: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Compute keys and values of the memory [T', D'] for every block, as a cache that nobody adds to (cache.py)."""
+        return self.kept_of(memory, lengths) + tight(lengths)
 
-        Of a dense memory [N, L', D'] keys and values alone, of a right-padded one these and the lengths.
-        """
+    def kept_of(self, memory: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Return keys and values of the memory for every block."""
         kept: list[Tensor] = []
         for block in self.blocks:
             if block.cross is not None:
                 kept += block.cross.remember(memory, lengths)[:2]
-        return kept + where_of(memory, lengths)
+        return kept
 
-    @torch.jit.export
     def core(
-        self,
-        values: Tensor,
-        lengths: Tensor | None,
-        state: list[Tensor] | None = None,
-        memory: list[Tensor] | None = None,
+        self, values: Tensor, lengths: Tensor, state: list[Tensor] | None = None, memory: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """`memory`: what `remember` gave. Of a right-padded block [N, L, D] with lengths [N], which only exported
-        graphs read, the state is keys and values [N, M, G, K] and the lengths."""
-        x = values
-        end = where_of(values, lengths)
+        """Return outputs [T, D] and the cache after them; `memory` is what `remember` gave."""
+        end = tight(lengths)
         place: list[Tensor] = []
-        if state is not None and lengths is not None and values.dim() == 3:
-            place, end = [state[-1]], [state[-1] + lengths]
-        elif state is not None and lengths is not None:
+        if state is not None:
             if len(state) != 2 * len(self.blocks) + 3:
                 raise ValueError(
                     "nothing to continue from: a training pass with model.checkpointing=true keeps no keys and values"
@@ -256,14 +218,26 @@ class TransformerStack(SequenceLayer):
             before = state[-1]
             state, rows = make_room(state, lengths)
             place, end = [rows, state[-2], before], state[-3:]
+        return self.through(values, lengths, state, place, memory, end)
+
+    def through(
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        state: list[Tensor] | None,
+        place: list[Tensor],
+        memory: list[Tensor] | None,
+        end: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run all blocks, then the norm.
+
+        Every block gets its own keys and values of `state`, followed by `place`, and its own of `memory`, followed by
+        the rows and lengths there. The state that is returned ends with `end`.
+        """
         after: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             past = None if state is None else state[2 * i : 2 * i + 2] + place
-            source = memory
-            if memory is not None:
-                source = memory[2 * i : 2 * i + 2] + (
-                    [] if lengths is None else memory[-2:]
-                )  # a block's last says it all
+            source = None if memory is None else memory[2 * i : 2 * i + 2] + memory[-2:]
             x, kept = block.core(x, lengths, past, source)
             after += kept
         return self.norm(x), after + end

@@ -24,54 +24,22 @@ end (Xiong et al. 2020). The number of rounds has no gradient; the weights of th
 (Graves 2016, section 2.2). A token that halts in its first round has R = 1 and so no say in when to halt.
 
 Which tokens run on is decided by the data, and loops are planned on the host: a copy of one boolean for each running
-token, from the device to the host in every round but the last, cannot be avoided. For the same reason the layer scripts
-but does not export. And it is a decision: where two ways to compute the same batch round differently, a sum of
-probabilities within rounding of the threshold may fall on the other side. Such a token's own output then moves by about
-1 - threshold, and those who read it in later rounds read another state.
+token, from the device to the host in every round but the last, cannot be avoided. For the same reason TorchScript
+holds the layer and a graph does not. And it is a decision: where two ways to compute the same batch round differently,
+a sum of probabilities within rounding of the threshold may fall on the other side. Such a token's own output then
+moves by about 1 - threshold, and those who read it in later rounds read another state.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqlab.layers.attention.some import attend_some
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.linear import Linear
 from seqlab.layers.positions import Positions
-from seqlab.ragged import Ragged, joint_runs_of, rows_of, segments_of
-
-
-def attend_some(q_THK: Tensor, places_T: Tensor, counts: Tensor, kv: Tensor, seen: Tensor, causal: bool) -> Tensor:
-    """Attention from some of the tokens of each sequence (Vaswani et al. 2017, section 3.2.1), [T, H, K].
-
-    Of sequence b, `counts[b]` queries stand at `places_T` and read the keys and values `kv` [T', 2, H, K] of its first
-    `seen[b]` tokens. A causal query reads up to its own place, and the last query stands at the last key. In a sequence
-    of 5, causal:
-
-        queries at 1 and 3    seen 4    mask 1 1 0 0  /  1 1 1 1
-        queries at 0 and 1    seen 2    all of them: the kernel's own causal mask
-        query at 3            seen 4    nothing to mask
-    """
-    outputs = [q_THK[:0]]
-    runs = joint_runs_of(counts, seen)
-    queries: list[int] = []
-    keys: list[int] = []
-    for _, _, count, length, key_length in runs:
-        queries.append(count * length)
-        keys.append(count * key_length)
-    q, places, k_and_v = q_THK.split(queries), places_T.split(queries), kv.split(keys)  # gradients join in one node
-    for i in range(len(runs)):
-        _, _, count, length, key_length = runs[i]
-        q_NHLK = q[i].unflatten(0, [count, length]).transpose(1, 2)
-        k_NHLK, v_NHLK = k_and_v[i].unflatten(0, [count, key_length]).transpose(1, 3).unbind(2)
-        if causal and 1 < length < key_length:
-            mask = places[i].view(count, 1, length, 1) >= torch.arange(key_length, device=q_THK.device)
-            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, attn_mask=mask)
-        else:
-            out_NHLK = F.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK, is_causal=causal and length > 1)
-        outputs.append(out_NHLK.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
+from seqlab.ragged import Ragged, rows_of, segments_of
 
 
 def updated(kv: Tensor, keys: Tensor, new: Tensor, changed: Tensor, wanted: Tensor) -> Tensor:
@@ -132,7 +100,8 @@ class UniversalTransformer(SequenceLayer):
         self.key_value = Linear(width, 2 * width)
         self.out = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(Linear(width, mlp_width), nn.GELU(), Linear(mlp_width, width))
+        widen, narrow = Linear(width, mlp_width), Linear(mlp_width, width)
+        self.mlp = nn.Sequential(widen, nn.GELU(), narrow)
         self.dropout = nn.Dropout(dropout)
         self.halting = None if threshold is None else nn.Linear(width, 1)
         self.norm = nn.LayerNorm(width)
@@ -141,8 +110,8 @@ class UniversalTransformer(SequenceLayer):
             (self.query, 0.02),
             (self.key_value, 0.02),
             (self.out, 0.02 * scale),
-            (self.mlp[0], 0.02),
-            (self.mlp[2], 0.02 * scale),
+            (widen, 0.02),
+            (narrow, 0.02 * scale),
         ):
             nn.init.normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
@@ -150,25 +119,9 @@ class UniversalTransformer(SequenceLayer):
             nn.init.normal_(self.halting.weight, std=0.02)
             nn.init.constant_(self.halting.bias, -1.0)  # four rounds for a start, and each has a say in when to halt
 
-    @torch.jit.unused
     def forward(self, x: Ragged) -> Ragged:
         return x.with_values(self.ponder(x.values, x.lengths, None, False)[0])
 
-    @torch.jit.unused
-    def equal(self, x_NLD: Tensor) -> Tensor:
-        """[N, L, D] to [N, L, D]; for `torch.export` there is no such graph, since the data decide the loop.
-
-        Raises:
-            NotImplementedError: while exporting.
-        """
-        if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "a universal transformer cannot be exported: how many rounds a token runs depends on the data; "
-                "script it, or use model=transformer"
-            )
-        return self.core(x_NLD, None)[0]
-
-    @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
         """Useful FLOPs of a forward and a backward pass over sequences of these lengths [B]: 6 per token and weight.
 
@@ -181,19 +134,15 @@ class UniversalTransformer(SequenceLayer):
         products += self.key_value.weight.numel() * self.rows_shown + 2 * self.query.in_features * self.pairs
         return 6.0 * products * int(lengths.sum()) / max(self.tokens, 1)
 
-    @torch.jit.export
-    def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """`state`, of a causal layer: what each token already read shows in each round, keys and values
-        [T', max_steps, 2, H, K], and the number of such tokens in each sequence [B]."""
-        if lengths is None:
-            each = torch.full([values.shape[0]], values.shape[1], dtype=torch.int64)
-            return self.ponder(values.flatten(0, 1), each, None, False)[0].view_as(values), []
+    def core(self, values: Tensor, lengths: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return outputs [T, D] and, of a causal layer, the state after them.
+
+        The state holds what each token already read shows in each round, keys and values [T', max_steps, 2, H, K], and
+        the number of such tokens in each sequence [B].
+        """
         y_TD, _, _, after = self.ponder(values, lengths, state, self.causal)
         return y_TD, after
 
-    @torch.jit.export
     def ponder(
         self, values: Tensor, lengths: Tensor, state: list[Tensor] | None, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:

@@ -32,6 +32,8 @@ class WordVectors(nn.Module):
         ValueError: the dropout is not a share below 1, or the spelling has no width.
     """
 
+    weight: nn.Parameter | None
+
     def __init__(
         self,
         width: int,
@@ -52,7 +54,6 @@ class WordVectors(nn.Module):
         self.out = Linear(2 * spelling + (0 if table is None else width), width)
         self.word_dropout = word_dropout
 
-    @torch.jit.export
     def core(self, pieces_TD: Tensor, lengths_W: Tensor, words_W: Tensor | None = None) -> Tensor:
         """Vectors of pieces [T, D], how many each word has [W] (on the CPU), and ids of words [W] to [W, D]."""
         vectors_WD = self.ends.core(self.recurrence.core(pieces_TD, lengths_W, None)[0], lengths_W)
@@ -65,7 +66,6 @@ class WordVectors(nn.Module):
             vectors_WD = torch.cat([vectors_WD, nn.functional.embedding(words_W, self.weight)], 1)
         return self.out(vectors_WD)
 
-    @torch.jit.unused
     def flops(self, lengths_W: Tensor) -> float:
         """Useful FLOPs of a training step, see `SequenceLayer.flops`."""
         return self.recurrence.flops(lengths_W) + 6.0 * self.out.weight.numel() * len(lengths_W)

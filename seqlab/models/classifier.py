@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import RegressionHead, SigmoidHead, SoftmaxHead
@@ -30,8 +29,6 @@ class Classifier(nn.Module):
     Raises:
         ValueError: there are no labels to answer with, or an option does not go with the kind of answer.
     """
-
-    __jit_ignored_attributes__ = ("max_length", "costs")
 
     def __init__(
         self,
@@ -72,26 +69,20 @@ class Classifier(nn.Module):
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs
 
-    @torch.jit.export
-    def core(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens [T] with lengths [B], or a dense [N, L] with None, to a vector per sequence [B, D], and the sum over
-        the tokens of each of `costs`."""
+    def core(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a vector per sequence [B, D] of tokens [T] with lengths [B], and the sum over the tokens of each of
+        `costs`."""
         hidden_TD, costs, _ = self.encoder.read(tokens, lengths)
         return self.dropout(self.pooling.core(hidden_TD, lengths)), costs
 
-    @torch.jit.export
     def answer(self, pooled_BD: Tensor) -> Tensor:
-        """The probability of each label [B, C], or numbers [B]."""
-        if hasattr(self.head, "probabilities"):
-            return self.head.probabilities(pooled_BD)
-        return self.head.scores(pooled_BD).squeeze(1)
+        """Return the probability of each label [B, C], or numbers [B]."""
+        return self.head.predictions(pooled_BD)
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged) -> tuple[Tensor, dict[str, Tensor]]:
         """A vector per sequence [B, D], and the sum over the tokens of each of `costs`."""
         return self.core(tokens.values, tokens.lengths)
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged) -> Tensor:
         """A vector per sequence [B, D], for `head`."""
         return self.encode(tokens)[0]

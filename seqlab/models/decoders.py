@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,16 @@ class Decoder(nn.Module):
     """An embedding of target tokens and a causal stack of layers that looks at the memory, what an encoder has given.
 
     `last` is what the encoder ended with, see `Encoder.read`; only a recurrence has a use for it. As in an encoder the
-    arithmetic is written on plain tensors, `begin` and `core`, which `torch.jit.script` compiles.
+    arithmetic is written on plain tensors: `begin` and `core`.
     """
 
-    __jit_ignored_attributes__ = ("max_length",)
-
-    if TYPE_CHECKING:  # as annotations that exist, TorchScript would take them at their word
-        embedding: Embedding
-        output_size: int
+    embedding: Embedding
+    output_size: int
 
     @property
     def max_length(self) -> int | None:
         """The longest target whose positions are known; None: any."""
-        return getattr(self.embedding.positions, "max_length", None)
+        return self.embedding.positions.max_length
 
     def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Of a memory [T', D'] with lengths [B] what can be computed from it once; and the state of the target before
@@ -106,7 +103,6 @@ class RecurrentDecoder(Decoder):
         self.dropout = nn.Dropout(outside)
         self.output_size = width
 
-    @torch.jit.export
     def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         begin = self.stack.initial_state(lengths.shape[0])
         source: list[Tensor] = []
@@ -114,7 +110,6 @@ class RecurrentDecoder(Decoder):
             source = self.attention.remember(memory, lengths)
         return source, last[: len(begin)] + begin[len(last) :]
 
-    @torch.jit.export
     def core(
         self, tokens: Tensor, lengths: Tensor, memory: list[Tensor], past: list[Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
@@ -127,17 +122,14 @@ class RecurrentDecoder(Decoder):
             h_TD = self.attention.core(h_TD, lengths, memory)
         return self.dropout(h_TD)
 
-    @torch.jit.unused
     def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
         source, begin = self.begin(memory.values, memory.lengths, last)
         return Seq2SeqState(State.of_cache(source) if source else State([], memory.lengths), State(begin))
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
         h_TD, after = self.core(tokens.values, tokens.lengths, self.source(state), state.past.tensors)
         return tokens.with_values(h_TD), state.after(State(after))
 
-    @torch.jit.unused
     def step(self, tokens_B: Tensor, state: Seq2SeqState) -> tuple[Tensor, Seq2SeqState]:
         ones = torch.ones(tokens_B.shape[0], dtype=torch.int64)
         h_BD, after = self.stack.step(self.embedding.core(tokens_B, ones), state.past.tensors)
@@ -185,30 +177,25 @@ class TransformerDecoder(Decoder):
         )
         self.output_size = width
 
-    @torch.jit.export
     def begin(self, memory: Tensor, lengths: Tensor, last: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         source = self.stack.remember(memory, lengths)
         return source, untouched(source, lengths)
 
-    @torch.jit.export
     def core(
         self, tokens: Tensor, lengths: Tensor, memory: list[Tensor], past: list[Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
         x_TD = self.embedding.core(tokens, lengths, None if past is None else past[-1])
         return self.stack.core(x_TD, lengths, past, memory)
 
-    @torch.jit.unused
     def remember(self, memory: Ragged, last: list[Tensor]) -> Seq2SeqState:
         source, past = self.begin(memory.values, memory.lengths, last)
         return Seq2SeqState(State.of_cache(source), State.of_cache(past))
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
         given = (state.memory.as_cache(), state.past.as_cache())
         hidden_TD, after = self.core(tokens.values, tokens.lengths, *given)
         return tokens.with_values(hidden_TD), state.after(State.of_cache(after))
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged, memory: Ragged, last: list[Tensor]) -> Ragged:
         source, _ = self.begin(memory.values, memory.lengths, last)
         return tokens.with_values(self.core(tokens.values, tokens.lengths, source, None)[0])

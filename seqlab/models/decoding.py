@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqlab.models.beam import BeamSearch
 from seqlab.models.hypothesis import Hypothesis
-from seqlab.models.sampling import Sampling
+from seqlab.models.sampling import Continuation, Sampling
 from seqlab.ragged import Layout, Ragged
 
 
@@ -155,7 +155,8 @@ def generate(
         search = BeamSearch(end, limits, decoding.width, decoding.length_penalty, decoding.n_best)
     else:
         how = (decoding.temperature, decoding.top_k, decoding.top_p, decoding.length_penalty)
-        search = Sampling(end, limits, seeds if drawing else None, *how)
+        own = zip(limits.tolist(), seeds if seeds is not None and drawing else [None] * len(prompts), strict=True)
+        search = Sampling(end, [Continuation(limit, seed, *how) for limit, seed in own])
     most = len(prompts) if at_once is None else max(1, at_once // decoding.width)
     training = model.training
     model.train(False)

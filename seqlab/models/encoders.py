@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqlab.layers.embedding import Embedding
+from seqlab.layers.mlp import Activation
+from seqlab.layers.norms import Norm
 from seqlab.layers.positions import NoPositions, Positions
 from seqlab.layers.recurrent.cells import Cell
 from seqlab.layers.recurrent.stack import RecurrentStack
-from seqlab.layers.transformer import Activation, Norm, TransformerStack
+from seqlab.layers.transformer import TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.models.decoders import Decoder, RecurrentDecoder, TransformerDecoder
 from seqlab.models.state import State
@@ -31,53 +33,44 @@ class Encoder(nn.Module):
     `counterpart` makes a decoder of the same kind and size, for sequence-to-sequence models: it is called
     `counterpart(vocabulary, memory_width)`, and takes the arguments of that decoder to change them.
 
-    As of a layer (seqlab/layers/layer.py) the arithmetic is written once, on plain tensors, which `torch.jit.script`
-    compiles: `core` and `read`. Whatever takes Ragged calls one of them.
+    As in a layer (seqlab/layers/layer.py) the arithmetic is written once, on plain tensors: `core` and `read`. Whatever
+    takes Ragged calls one of them.
     """
 
-    __jit_ignored_attributes__ = ("max_length", "costs", "counterpart")
-
-    if TYPE_CHECKING:  # as annotations that exist, TorchScript would take them at their word
-        embedding: Embedding
-        stack: RecurrentStack | TransformerStack | UniversalTransformer
-        output_size: int
-        causal: bool
-        counterpart: Callable[..., Decoder]
+    embedding: Embedding
+    stack: RecurrentStack | TransformerStack | UniversalTransformer
+    output_size: int
+    causal: bool
+    counterpart: Callable[..., Decoder]
     backward = 0
 
     @property
     def max_length(self) -> int | None:
         """The longest sequence whose positions are known; None: any."""
-        return getattr(self.embedding.positions, "max_length", None)
+        return self.embedding.positions.max_length
 
     @property
     def costs(self) -> dict[str, float]:
         """What the encoder adds to the objective, per token read: name to weight; 0 means to be logged only."""
         return {}
 
-    @torch.jit.export
-    def core(
-        self, tokens: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens [T] with lengths [B], or a dense [N, L] with None, to hidden [T, D] or [N, L, D], and the state after
-        each sequence, from which another call continues."""
+    def core(self, tokens: Tensor, lengths: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return hidden vectors [T, D] of tokens [T] with lengths [B], and the state after each sequence, from which
+        another call continues."""
         x_TD = self.embedding.core(tokens, lengths, None if state is None else state[-1])
         return self.stack.core(x_TD, lengths, state)
 
-    @torch.jit.export
-    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
         """Whole sequences, as training reads them: hidden as in `core`; the sum over the tokens of each of `costs`; and
         the tensors [B, ...], layer by layer, that a recurrent decoder's state begins with, which none but a recurrent
         encoder has."""
         return self.core(tokens, lengths, None)[0], {}, []
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
         hidden_TD, costs, _ = self.read(tokens.values, tokens.lengths)
         return tokens.with_values(hidden_TD), costs
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state after each sequence, from which another call continues."""
         past = None if state is None else self.unpack(state)
@@ -118,6 +111,8 @@ class RecurrentEncoder(Encoder):
         variational: drop the same features at every step of a sequence (Gal & Ghahramani 2016).
     """
 
+    stack: RecurrentStack
+
     def __init__(
         self,
         vocabulary: int,
@@ -142,15 +137,11 @@ class RecurrentEncoder(Encoder):
             variational=variational,
         )  # fmt: skip
 
-    @torch.jit.export
-    def core(
-        self, tokens: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def core(self, tokens: Tensor, lengths: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         hidden_TD, after = self.stack.core(self.embedding.core(tokens, lengths), lengths, state)
         return self.dropout(hidden_TD), after
 
-    @torch.jit.export
-    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
         """The last state of each layer; where that reads both ways the mean of two, which stays where states lie."""
         hidden_TD, state = self.core(tokens, lengths, None)
         if self.causal:
@@ -189,6 +180,8 @@ class TransformerEncoder(Encoder):
         norm: "layer" or "rms".
         checkpointing: while training, compute each block twice and keep only what enters it.
     """
+
+    stack: TransformerStack
 
     def __init__(
         self,
@@ -250,6 +243,8 @@ class UniversalEncoder(Encoder):
         dropout: share of the values zeroed while training: of the embedding and of what each part of the block adds.
     """
 
+    stack: UniversalTransformer
+
     def __init__(
         self,
         vocabulary: int,
@@ -285,10 +280,7 @@ class UniversalEncoder(Encoder):
         """`ponder`, the rounds N of a token, and `ponder_cost`, N + R, through which there is a gradient."""
         return {"ponder": 0.0, "ponder_cost": self.ponder_weight} if self.halts else {}
 
-    @torch.jit.export
-    def read(self, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        if lengths is None:
-            return self.core(tokens, None, None)[0], {}, []
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
         x_TD = self.embedding.core(tokens, lengths)
         hidden_TD, rounds_T, remainders_T, _ = self.stack.ponder(x_TD, lengths, None, False)
         if not self.halts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import SoftmaxHead
@@ -24,8 +23,6 @@ class LanguageModel(nn.Module):
         ValueError: the encoder is not causal, tied weights do not fit, or the smoothing is not a share below 1.
     """
 
-    __jit_ignored_attributes__ = ("max_length", "costs")
-
     def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not encoder.causal:
@@ -40,12 +37,10 @@ class LanguageModel(nn.Module):
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole sequences, as training reads them: hidden [T, D], and the sum over the tokens of each of `costs`."""
         return self.encoder.encode(tokens)
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, state: State | None = None) -> tuple[Ragged, State]:
         """Tokens [T] to hidden [T, D], and the state to continue from."""
         return self.encoder(tokens, state)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import SoftmaxHead
-from seqlab.layers.linear import linear
+from seqlab.layers.linear import Linear
 from seqlab.models.encoders import Encoder
 from seqlab.ragged import Ragged
 
@@ -28,8 +28,6 @@ class MaskedLanguageModel(nn.Module):
         ValueError: the encoder is causal, or the smoothing is not a share below 1.
     """
 
-    __jit_ignored_attributes__ = ("max_length", "costs")
-
     def __init__(self, encoder: Encoder, vocabulary: int, tied: bool = True, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if encoder.causal:
@@ -42,7 +40,7 @@ class MaskedLanguageModel(nn.Module):
         width = weight.shape[1]
         self.mask_vector = nn.Parameter(torch.randn(width) * width**-0.5)
         mapped = tied and encoder.output_size != width
-        self.map = nn.Linear(encoder.output_size, width, bias=False) if mapped else None
+        self.map = Linear(encoder.output_size, width, bias=False) if mapped else None
         self.head = SoftmaxHead(
             width if tied else encoder.output_size, vocabulary, weight if tied else None, label_smoothing
         )
@@ -52,25 +50,24 @@ class MaskedLanguageModel(nn.Module):
         """What the encoder adds to the objective, per token read: names and weights."""
         return self.encoder.costs
 
-    @torch.jit.export
-    def core(
-        self, tokens: Tensor, lengths: Tensor | None, rows_N: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens [T], mask tokens among them, with lengths [B], or a dense [N, L] with None, to hidden vectors that the
-        head takes, of the rows asked for [N] or, with None, of all; and the sum over all tokens of each of `costs`."""
+    def core(self, tokens: Tensor, lengths: Tensor, rows_N: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return hidden vectors for the head, and the sum over all tokens of each of `costs`.
+
+        Args:
+            tokens, lengths: [T] and [B]; mask tokens are among the tokens.
+            rows_N: the rows to return, [N, D]; None: all, [T, D].
+        """
         hidden_T1 = (tokens == self.mask).unsqueeze(-1)
         known_TD = nn.functional.embedding(tokens.clamp(max=self.mask - 1), self.encoder.embedding.weight)
         hidden_TD, costs, _ = self.encoder.read(torch.where(hidden_T1, self.mask_vector, known_TD), lengths)
         hidden_ND = hidden_TD if rows_N is None else hidden_TD[rows_N]
-        return hidden_ND if self.map is None else linear(hidden_ND, self.map.weight, None), costs
+        return hidden_ND if self.map is None else self.map(hidden_ND), costs
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged, rows_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Whole sequences, with mask tokens among them: hidden [N, D] of the rows asked for, which the head takes, and
         the sum over all tokens of each of `costs`."""
         return self.core(tokens.values, tokens.lengths, rows_N)
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, rows_N: Tensor) -> Tensor:
         """Hidden [N, D] of the rows asked for, for `head`."""
         return self.encode(tokens, rows_N)[0]

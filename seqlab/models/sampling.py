@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,88 +14,121 @@ from torch import Tensor
 from seqlab.models.hypothesis import Hypothesis, normalised, require_probable
 
 
-class Sampling:
-    """Prompts are rows of the batch, one each, which leaves as it ends.
+@dataclass(eq=False)
+class Continuation:
+    """A continuation of one prompt while it is written, with its own settings.
 
-    Every prompt draws from a generator of its own, so that what is written does not depend on its company.
+    It draws from a generator of its own, so that what is written does not depend on its company.
+
+    limit                       the most tokens to write
+    seed                        of its draws; None: greedy
+    temperature, top_k, top_p   see `sample`
+    length_penalty              of its score, see `normalised`
+    """
+
+    limit: int
+    seed: int | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    length_penalty: float = 1.0
+    tokens: list[int] = field(default_factory=list, init=False)
+    log_probability: float = field(default=0.0, init=False)
+    finished: bool = field(default=False, init=False)
+
+    @cached_property
+    def draws(self) -> list[float]:
+        """A number in [0, 1) for each token."""
+        assert self.seed is not None, "greedy search draws nothing"
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.rand(self.limit, dtype=torch.float64, generator=generator).tolist()
+
+    def take(self, token: int, log_probability: float, end: int) -> bool:
+        """Append a token, or end with the end mark. Return whether the continuation goes on."""
+        self.log_probability += log_probability
+        self.finished = token == end
+        if not self.finished:
+            self.tokens.append(token)
+        return not self.finished and len(self.tokens) < self.limit
+
+    def hypothesis(self) -> Hypothesis:
+        """Return what is written."""
+        log_probability = torch.tensor(self.log_probability, dtype=torch.float64)
+        length = torch.tensor(len(self.tokens) + self.finished)
+        score = normalised(log_probability, length, self.length_penalty).item()
+        return Hypothesis(torch.tensor(self.tokens, dtype=torch.int64), score, self.finished)
+
+
+C = TypeVar("C", bound=Continuation)
+
+
+class Sampling(Generic[C]):
+    """Greedy decoding and sampling. Rows of the batch are continuations, which leave as they end.
 
     Args:
         end: the token that ends a sequence.
-        limits: [N] int64, the most tokens to write for each prompt.
-        seeds: one for each prompt; None: greedy.
-        temperature, top_k, top_p: see `sample`.
-        length_penalty: of the scores of the hypotheses.
+        prompts: continuations that `join` knows by their number. Others may be appended to `rows` between two steps.
+        fail: called with the continuations that leave because no token has a probability; by default, raise
+            `NonFiniteError`.
     """
 
     def __init__(
         self,
         end: int,
-        limits: Tensor,
-        seeds: Sequence[int] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        length_penalty: float = 1.0,
+        prompts: Sequence[C] = (),
+        fail: Callable[[list[C]], object] = lambda rows: require_probable(not rows),
     ) -> None:
         self.end = end
-        self.limits = limits
-        self.seeds = seeds
-        self.temperature = temperature
-        self.top_k = top_k
-        self.top_p = top_p
-        self.length_penalty = length_penalty
-        self.running = torch.empty(0, dtype=torch.int64)  # the prompt of each row
-        self.drawn = torch.empty(0, int(limits.max()) if len(limits) else 0, dtype=torch.float64)  # [B', limit]
-        self.draws = self.running  # of each row, which of these are its draws
-        self.steps: list[tuple[Tensor, Tensor]] = []  # of each: prompts and the tokens they got
-        self.counts = torch.zeros_like(limits)
-        self.log_probabilities = torch.zeros(len(limits), dtype=torch.float64)
-        self.finished = torch.zeros(len(limits), dtype=torch.bool)
+        self.prompts = prompts
+        self.fail = fail
+        self.rows: list[C] = []
 
     def __len__(self) -> int:
-        return len(self.running)
+        return len(self.rows)
 
     def join(self, prompts: Tensor) -> None:
-        """These begin, in rows behind those that run."""
-        self.running = torch.cat([self.running, prompts])
-        if self.seeds is not None:
-            drawn = self.drawn.new_empty(len(prompts), self.drawn.shape[1])
-            for row, prompt in zip(drawn, prompts.tolist(), strict=True):
-                torch.rand(row.shape, out=row, generator=torch.Generator().manual_seed(self.seeds[prompt]))
-            self.drawn = torch.cat([self.drawn[self.draws], drawn])
-            self.draws = torch.arange(len(self.running))
+        """Append these prompts behind the rows that run."""
+        self.rows += [self.prompts[prompt] for prompt in prompts.tolist()]
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that go on, and the token [B'] each goes on by, both on the CPU."""
+        """Return the rows that go on, and the token [B'] that each goes on by, both on the CPU."""
         norms_B = scores_BV.logsumexp(1)
-        require_probable(bool(norms_B.isfinite().all()))
-        if self.seeds is None:
-            tokens_B = scores_BV.argmax(1)
-        else:
-            draws_B = self.drawn[self.draws, self.counts[self.running]].to(scores_BV.device)
-            tokens_B = sample(scores_BV, draws_B, self.temperature, self.top_k, self.top_p)
-        chosen_B = scores_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1)
-        tokens_B, log_p_B = tokens_B.cpu(), (chosen_B - norms_B).cpu()
-        self.steps.append((self.running, tokens_B))
-        self.counts[self.running] += 1
-        self.log_probabilities[self.running] += log_p_B
-        ends = tokens_B == self.end
-        self.finished[self.running] = ends
-        rows = (~ends & (self.counts < self.limits)[self.running]).nonzero().flatten()
-        self.running, self.draws = self.running[rows], self.draws[rows] if self.seeds is not None else self.draws
+        if not bool(norms_B.isfinite().all()):
+            return self._advance_without(~norms_B.isfinite(), scores_BV)
+        tokens_B = self._choose(scores_BV)
+        log_p_B = scores_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1) - norms_B
+        tokens_B = tokens_B.cpu()
+        taken = zip(self.rows, tokens_B.tolist(), log_p_B.tolist(), strict=True)
+        going = [i for i, (row, token, log_p) in enumerate(taken) if row.take(token, log_p, self.end)]
+        self.rows = [self.rows[i] for i in going]
+        rows = torch.tensor(going, dtype=torch.int64)
         return rows, tokens_B[rows]
 
     def results(self) -> list[list[Hypothesis]]:
-        """One hypothesis for each prompt."""
-        if not self.steps:
-            return []
-        prompts, tokens = (torch.cat(parts) for parts in zip(*self.steps, strict=True))
-        written = tokens[torch.argsort(prompts, stable=True)].split(self.counts.tolist())
-        scores = normalised(self.log_probabilities, self.counts, self.length_penalty)
-        return [
-            [Hypothesis(tokens[:-1] if finished else tokens, score, finished)]
-            for tokens, score, finished in zip(written, scores.tolist(), self.finished.tolist(), strict=True)
-        ]
+        """Return one hypothesis for each of `prompts`."""
+        return [[prompt.hypothesis()] for prompt in self.prompts]
+
+    def _choose(self, scores_BV: Tensor) -> Tensor:
+        """Return the next token [B] of each row. Rows with equal settings are sampled together."""
+        groups: dict[tuple[float, int | None, float | None], list[int]] = defaultdict(list)
+        for i, row in enumerate(self.rows):
+            if row.seed is not None:
+                groups[row.temperature, row.top_k, row.top_p].append(i)
+        tokens_B = scores_BV.argmax(1)
+        for settings, group in groups.items():
+            draws = torch.tensor([self.rows[i].draws[len(self.rows[i].tokens)] for i in group], dtype=torch.float64)
+            at = slice(None) if len(group) == len(self.rows) else torch.tensor(group, device=scores_BV.device)
+            tokens_B[at] = sample(scores_BV[at], draws.to(scores_BV.device), *settings)
+        return tokens_B
+
+    def _advance_without(self, improbable_B: Tensor, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the rows leave whose scores are no numbers, and advance the others."""
+        improbable = improbable_B.tolist()
+        self.fail([row for row, leaves in zip(self.rows, improbable, strict=True) if leaves])
+        self.rows = [row for row, leaves in zip(self.rows, improbable, strict=True) if not leaves]
+        others = (~improbable_B).nonzero().flatten()
+        rows, tokens_B = self.advance(scores_BV[others])
+        return others.cpu()[rows], tokens_B
 
 
 def sample(

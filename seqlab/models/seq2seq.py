@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from seqlab.layers.heads import SoftmaxHead
@@ -32,8 +31,6 @@ class Seq2Seq(nn.Module):
         ValueError: the vocabularies cannot share an embedding, a Transformer is to go without attention, or a number is
             out of range.
     """
-
-    __jit_ignored_attributes__ = ("max_length", "costs")
 
     def __init__(
         self,
@@ -73,7 +70,6 @@ class Seq2Seq(nn.Module):
         """What the encoder adds to the objective, per source token: names and weights."""
         return self.encoder.costs
 
-    @torch.jit.unused
     def encode(self, source: Ragged, prefix: Ragged) -> tuple[Ragged, dict[str, Tensor]]:
         """Whole pairs, as training reads them: hidden [T', D] of the target tokens in `prefix`, each of which has seen
         the source [T] and the tokens up to itself; and the sum over the source of each of `costs`."""
@@ -81,13 +77,11 @@ class Seq2Seq(nn.Module):
         memory_TD, costs, last = self.encoder.read(source.values, source.lengths)
         return self.decoder.encode(prefix, source.with_values(memory_TD), last), costs
 
-    @torch.jit.unused
     def remember(self, source: Ragged) -> Seq2SeqState:
         """Source tokens [T] to the state from which targets are read or written."""
         memory_TD, _, last = self.encoder.read(source.values, source.lengths)
         return self.decoder.remember(source.with_values(memory_TD), last)
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, state: Seq2SeqState) -> tuple[Ragged, Seq2SeqState]:
         """Target tokens [T'] to hidden [T', D], and the state to continue from."""
         _require_one_each(tokens, state.memory.lengths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,8 +31,6 @@ class Tagger(nn.Module):
         word_vectors: makes them, called `word_vectors(width=...)`; None: the encoder reads pieces.
         allowed: see `CRFHead`, which alone heeds it.
     """
-
-    __jit_ignored_attributes__ = ("max_length", "max_words", "costs")
 
     def __init__(
         self,
@@ -66,12 +63,10 @@ class Tagger(nn.Module):
         """What the encoder adds to the objective, for everything in `read`: names and weights."""
         return self.encoder.costs
 
-    @torch.jit.unused
     def read(self, tokens: Layout, pieces: Layout) -> Layout:
         """What the encoder reads of a batch: its pieces or its words."""
         return tokens if self.word_vectors is None else pieces
 
-    @torch.jit.export
     def core(
         self,
         tokens: Tensor,
@@ -88,7 +83,6 @@ class Tagger(nn.Module):
         hidden_WD, costs, _ = self.encoder.read(self.word_vectors.core(pieces_TD, pieces_W, words_W), word_lengths)
         return hidden_WD, costs
 
-    @torch.jit.unused
     def encode(self, tokens: Ragged, pieces: Ragged, words: Ragged | None = None) -> tuple[Ragged, dict[str, Tensor]]:
         """Hidden vectors of words [W, D], and the sum over what was read of each of `costs`.
 
@@ -107,7 +101,6 @@ class Tagger(nn.Module):
         hidden_WD, costs = self.core(tokens.values, tokens.lengths, lengths_W, pieces.lengths, words_W)
         return pieces.with_values(hidden_WD), costs
 
-    @torch.jit.unused
     def forward(self, tokens: Ragged, pieces: Ragged, words: Ragged | None = None) -> Ragged:
         """Hidden vectors of words [W, D], for `head`."""
         return self.encode(tokens, pieces, words)[0]

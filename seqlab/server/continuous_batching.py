@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqlab.errors import NonFiniteError
 from seqlab.models.beam import BeamSearch
-from seqlab.models.decoding import Chooser, Decodable, Decoding, Running, nothing_read
-from seqlab.models.hypothesis import Hypothesis, normalised
-from seqlab.models.sampling import sample
+from seqlab.models.decoding import Decodable, Decoding, Running, nothing_read
+from seqlab.models.sampling import Continuation, Sampling
 from seqlab.ragged import Ragged
 from seqlab.server.queue import Budget, Job, Queue, fail, where
 
@@ -146,21 +144,33 @@ class Writing:
         self.anew()
 
 
-class Part(Chooser, Protocol):
-    """For some rows of the batch, who belong together."""
+class Single(Continuation):
+    """The one continuation that answers a job; it streams its tokens, and leaves when the job is abandoned."""
 
-    @property
-    def jobs(self) -> list[Job]: ...
-    def __len__(self) -> int: ...
+    def __init__(self, job: Job, limit: int) -> None:
+        decoding: Decoding = job.asked.decoding
+        seed = job.asked.seed if decoding.temperature > 0 else None
+        super().__init__(limit, seed, decoding.temperature, decoding.top_k, decoding.top_p, decoding.length_penalty)
+        self.job = job
+
+    def take(self, token: int, log_probability: float, end: int) -> bool:
+        goes_on = super().take(token, log_probability, end)
+        if not self.finished:
+            for told in self.job.on_token:
+                told(token)
+        if goes_on and not self.job.abandoned:
+            return True
+        self.job.answer.set_result([self.hypothesis()])
+        return False
 
 
 class Writers:
-    """Everybody who writes: those who take one token at a time together, each beam by itself."""
+    """All jobs that are being answered: those of one continuation together, each beam by itself."""
 
     def __init__(self, end: int) -> None:
         self.end = end
-        self.single = Singles(end)
-        self.parts: list[Part] = [self.single]
+        self.single = Sampling[Single](end, fail=lambda rows: fail({row.job: NO_NUMBERS for row in rows}))
+        self.parts: list[Sampling[Single] | Beam] = [self.single]
         self.part_B = torch.empty(0, dtype=torch.int64)  # of each row, which part it belongs to
 
     def __len__(self) -> int:
@@ -168,8 +178,9 @@ class Writers:
 
     @property
     def jobs(self) -> list[Job]:
-        """Who is not done."""
-        return [job for part in self.parts for job in part.jobs]
+        """The jobs that have no answer yet."""
+        beams = [part.job for part in self.parts if isinstance(part, Beam)]
+        return [row.job for row in self.single.rows] + beams
 
     def join(self, jobs: Sequence[Job], lengths: Sequence[int], room: int | None) -> None:
         """These begin, in rows behind those that run, one each.
@@ -188,13 +199,13 @@ class Writers:
                 self.parts.append(Beam(job, self.end, limit))
             else:
                 joined.append(0)
-                self.single.join(job, limit)
+                self.single.rows.append(Single(job, limit))
         self.part_B = torch.cat([self.part_B, torch.tensor(joined, dtype=torch.int64)])
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that go on, and the token [B'] each goes on by."""
         rows, tokens, numbers = [], [], []
-        parts: list[Part] = []
+        parts: list[Sampling[Single] | Beam] = []
         for number, part in enumerate(self.parts):
             mine = (self.part_B == number).nonzero().flatten()
             if len(mine):
@@ -208,96 +219,12 @@ class Writers:
         return torch.cat(rows), torch.cat(tokens)
 
 
-@dataclass(eq=False)
-class Single:
-    """Who takes one token at a time: at most `limit`, drawn by `draws`, and what is written so far."""
-
-    job: Job
-    limit: int
-    draws: list[float]
-    tokens: list[int]
-    log_probability: float = 0.0
-
-    @property
-    def how(self) -> tuple[float, int | None, float | None]:
-        decoding: Decoding = self.job.asked.decoding
-        return decoding.temperature, decoding.top_k, decoding.top_p
-
-
-class Singles:
-    """Greedy and sampling, a row each; `Sampling` for those who come and go, with settings of their own."""
-
-    def __init__(self, end: int) -> None:
-        self.end = end
-        self.rows: list[Single] = []
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def jobs(self) -> list[Job]:
-        return [row.job for row in self.rows]
-
-    def join(self, job: Job, limit: int) -> None:
-        """One more row, the last."""
-        draws: list[float] = []
-        if job.asked.decoding.temperature > 0:
-            generator = torch.Generator().manual_seed(job.asked.seed)
-            draws = torch.rand(limit, dtype=torch.float64, generator=generator).tolist()
-        self.rows.append(Single(job, limit, draws, []))
-
-    def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-        norms_B = scores_BV.logsumexp(1)
-        if not bool(norms_B.isfinite().all()):
-            return self.without(~norms_B.isfinite(), scores_BV)
-        tokens_B = scores_BV.argmax(1)
-        drawing = [i for i, row in enumerate(self.rows) if row.draws]
-        for how, group in groupby(sorted(drawing, key=lambda i: repr(self.rows[i].how)), lambda i: self.rows[i].how):
-            some = list(group)
-            draws = [self.rows[i].draws[len(self.rows[i].tokens)] for i in some]
-            at = torch.tensor(some, device=scores_BV.device)
-            tokens_B[at] = sample(scores_BV[at], torch.tensor(draws, dtype=torch.float64, device=at.device), *how)
-        chosen_B = scores_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1) - norms_B
-        tokens_B = tokens_B.cpu()
-        going = []
-        for i, (row, token, log_p) in enumerate(zip(self.rows, tokens_B.tolist(), chosen_B.tolist(), strict=True)):
-            row.log_probability += log_p
-            if token != self.end:
-                row.tokens.append(token)
-                for told in row.job.on_token:
-                    told(token)
-            if row.job.abandoned or token == self.end or len(row.tokens) == row.limit:
-                self.done(row, token == self.end)
-            else:
-                going.append(i)
-        self.rows = [self.rows[i] for i in going]
-        rows = torch.tensor(going, dtype=torch.int64)
-        return rows, tokens_B[rows]
-
-    def without(self, wrong_B: Tensor, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """The others advance; these fail, for no token has a probability."""
-        wrong = wrong_B.tolist()
-        fail({row.job: NO_NUMBERS for row, is_wrong in zip(self.rows, wrong, strict=True) if is_wrong})
-        self.rows = [row for row, is_wrong in zip(self.rows, wrong, strict=True) if not is_wrong]
-        right = (~wrong_B).nonzero().flatten()
-        rows, tokens_B = self.advance(scores_BV[right])
-        return right.cpu()[rows], tokens_B
-
-    def done(self, row: Single, finished: bool) -> None:
-        """The job has its answer."""
-        length = torch.tensor(len(row.tokens) + finished)
-        score = normalised(
-            torch.tensor(row.log_probability, dtype=torch.float64), length, row.job.asked.decoding.length_penalty
-        )
-        row.job.answer.set_result([Hypothesis(torch.tensor(row.tokens, dtype=torch.int64), score.item(), finished)])
-
-
 class Beam:
     """The hypotheses of one prompt."""
 
     def __init__(self, job: Job, end: int, limit: int) -> None:
         decoding: Decoding = job.asked.decoding
-        self.jobs = [job]
+        self.job = job
         self.search = BeamSearch(end, torch.tensor([limit]), decoding.width, decoding.length_penalty, decoding.n_best)
         self.search.join(torch.tensor([0]))
 
@@ -305,7 +232,7 @@ class Beam:
         return len(self.search.log_p_B)
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-        (job,) = self.jobs
+        job = self.job
         try:
             rows, tokens_B = self.search.advance(scores_BV)
         except NonFiniteError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,29 +16,40 @@ from seqlab.errors import InputError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes and flushes a file under its final name; for files inside a folder that is not yet visible."""
+    """Write a file and flush it to the disk; for files inside a folder that is not yet visible."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
+@contextmanager
+def open_plain(path: Path) -> Iterator[BufferedReader]:
+    """Open a plain file for reading. Links are not followed, and a pipe is not waited for.
+
+    Raises:
+        OSError: there is no file, or it is a link, a folder, a pipe or a device.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        yield file
+
+
+def read_plain(path: Path) -> bytes:
+    """Return what a plain file holds. Raise as `open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 def sync_file(path: Path) -> None:
-    """Makes durable what others have written there."""
+    """Flush to the disk what others have written to a file."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
-def remove(path: Path) -> None:
-    """A file, a folder with all that is in it, or a link, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable: a rename is on the disk only after its folder is."""
+    """Make the names in a folder durable: a rename is on the disk only after its folder is."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,9 +57,17 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; do nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of whatever `path` held when all is written; where that fails, it goes.
+    """Give a file to write, which takes the place of `path` when the block ends; where the block raises, it is removed.
 
     A reader sees the old file or the new one, never a part. Where `path` is a link, it stays one.
     """
@@ -64,44 +86,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Puts content in place of whatever `path` held."""
+    """Replace whatever `path` holds by `content`."""
     with replacing(path) as file:
         file.write(content)
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `folder`, whole, when the block ends; if it raises nothing changes.
-
-    What is written in it must be flushed, as `write_file` does. `folder.parent` exists.
-    """
-    beside, before = folder.with_name(f".{folder.name}.new"), replaced(folder)
-    remove(beside)
-    if before.exists() and not folder.exists():  # a crash came between the two renames below
-        before.rename(folder)
-    beside.mkdir()
-    try:
-        yield beside
-        remove(before)
-        if folder.exists():
-            folder.rename(before)
-        beside.rename(folder)
-    except BaseException:
-        if before.exists() and not folder.exists():
-            before.rename(folder)
-        remove(beside)
-        raise
-    sync_folder(folder.parent)
-    remove(before)
-
-
-def replaced(folder: Path) -> Path:
-    """Where `new_folder` puts what it replaces, and where a crash can leave it."""
-    return folder.with_name(f".{folder.name}.old")
+def replace_link(path: Path, target: str) -> None:
+    """Replace a relative symbolic link in one step."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, path)
+    sync_folder(path.parent)
 
 
 def require_place(path: Path) -> None:
-    """Whether a result can be written there, asked before it is computed.
+    """Check that a result can be written to `path`, before it is computed.
 
     Raises:
         InputError: the folder does not exist or cannot be written, or a folder, a device or a pipe is in the way.
@@ -113,12 +113,3 @@ def require_place(path: Path) -> None:
         )
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"output={given} cannot be written: expected a file in a folder that exists and is writable")
-
-
-def replace_link(path: Path, target: str) -> None:
-    """A relative symbolic link, replaced in one step."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    os.replace(beside, path)
-    sync_folder(path.parent)

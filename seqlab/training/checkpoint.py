@@ -8,16 +8,14 @@
                                   manifest.json          size and SHA-256 of these, and a digest of itself
     checkpoints/last, best        relative links, for people
 
-A save is written into a hidden folder beside, flushed, and renamed: being killed at any moment leaves either the old
-checkpoints or the old ones and the new one. Nothing is pickled, so nothing that is read can run.
+A save that is killed at any moment leaves either the old checkpoints, or the old ones and the new one
+(`seqlab/storage/folders.py`). Nothing is pickled, so nothing that is read can run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +28,16 @@ from torch import Tensor, nn
 
 from seqlab.bundle import distinct_tensors, stored
 from seqlab.errors import CheckpointError, InputError
-from seqlab.storage.files import replace_link, sync_folder, write_file
+from seqlab.storage.files import replace_link
+from seqlab.storage.folders import new_folder, recover_all, remove_folder
+from seqlab.storage.manifests import FILE as MANIFEST
+from seqlab.storage.manifests import digest, read_manifest, read_verified, write_manifest
 from seqlab.training.state import State
 
 FORMAT_VERSION = 2
 FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
 CARRIED = "carried.safetensors"
+_STEPS = "step-*"
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +56,12 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Raises CheckpointError, with file and reason, where a byte is missing or not the one that was written."""
-        content = _verified(folder)
+        """Read a checkpoint. Raise `CheckpointError`, with file and reason, if it is damaged or of another format."""
         try:
+            digests = read_manifest(folder)
+            if not set(FILES) <= set(digests) <= {*FILES, CARRIED}:
+                raise ValueError(f"{MANIFEST}: its files are not those of a checkpoint")
+            content = read_verified(folder, digests)
             stored = json.loads(content["state.json"])
             if stored["format_version"] != FORMAT_VERSION:
                 raise ValueError(
@@ -139,22 +144,10 @@ class Checkpoints:
             OSError: it could not be written; everything that was there before still is.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._clear_leftovers()
+        recover_all(self.folder, _STEPS)
         final = self.folder / _name(state.step)
-        beside = self.folder / f".saving-{final.name}"
-        replaced = self.folder / f".replaced-{final.name}"
-        try:
-            beside.mkdir()
+        with new_folder(final) as beside:  # `final` is there after an evaluation that a signal had cut short
             _write(beside, model, optimizer, state, carried)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
-        if final.exists():  # the same step again, after an evaluation that a signal had cut short
-            final.rename(replaced)
-        beside.rename(final)
-        sync_folder(self.folder)
-        if replaced.exists():
-            shutil.rmtree(replaced)
         self._link(state)
         self._retain(state)
         return final
@@ -165,7 +158,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints and none is valid.
         """
-        self._clear_leftovers()
+        recover_all(self.folder, _STEPS)
         damaged = []
         for path in self._newest_first():
             try:
@@ -194,7 +187,7 @@ class Checkpoints:
         return Checkpoint.read((self.folder / "best").resolve())
 
     def _newest_first(self) -> list[Path]:
-        ours = [path for path in self.folder.glob("step-*") if _digits(path).isdecimal()]
+        ours = [path for path in self.folder.glob(_STEPS) if _digits(path).isdecimal()]
         return sorted(ours, key=lambda path: int(_digits(path)), reverse=True)
 
     def _link(self, state: State) -> None:
@@ -209,17 +202,7 @@ class Checkpoints:
         kept = {path.name for path in past[: self.keep]} | {(self.folder / "best").resolve().name}
         for path in self._newest_first():
             if path.name not in kept:
-                hidden = path.rename(path.with_name(f".dropped-{path.name}"))  # no half-removed checkpoint is ever seen
-                shutil.rmtree(hidden)
-
-    def _clear_leftovers(self) -> None:
-        """What a killed save left: half a new checkpoint, half a dropped one, or one not yet replaced, which stays."""
-        for path in self.folder.glob(".replaced-*"):
-            original = self.folder / path.name.removeprefix(".replaced-")
-            if not original.exists():
-                path.rename(original)
-        for path in self.folder.glob(".*-step-*"):
-            shutil.rmtree(path)
+                remove_folder(path)
 
 
 def _name(step: int) -> str:
@@ -243,7 +226,7 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 def _write(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried: Mapping[str, Tensor]
 ) -> None:
-    """All files of a checkpoint, flushed to the disk."""
+    """Write all files of a checkpoint."""
     names = _parameter_names(model, optimizer)
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -264,43 +247,6 @@ def _write(
         "state.json": json.dumps(description, indent=1).encode(),
         **({CARRIED: stored(carried)} if carried else {}),
     }
-    content["manifest.json"] = _manifest({name: _fingerprint(data) for name, data in content.items()})
     for name, data in content.items():
-        write_file(folder / name, data)
-    sync_folder(folder)
-
-
-def _fingerprint(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _manifest(files: dict[str, Any]) -> bytes:
-    """The only spelling of these facts, so that a reader can compare every byte of the manifest too."""
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    return json.dumps({"files": files, "digest": digest}, indent=1, sort_keys=True).encode()
-
-
-def _verified(folder: Path) -> dict[str, bytes]:
-    """Content by file name, every byte as written; CheckpointError names the file and what is wrong with it."""
-    manifest = _read(folder / "manifest.json")
-    try:
-        files = json.loads(manifest)["files"]
-        intact = set(FILES) <= set(files) <= {*FILES, CARRIED} and manifest == _manifest(files)
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise CheckpointError(f"{folder / 'manifest.json'}: damaged, it does not agree with its own digest")
-    content = {name: _read(folder / name) for name in files}
-    for name, data in content.items():
-        if (found := _fingerprint(data)) != files[name]:
-            reason = f"{found['bytes']} bytes with SHA-256 {found['sha256'][:12]}"
-            expected = f"{files[name]['bytes']} bytes with {files[name]['sha256'][:12]}"
-            raise CheckpointError(f"{folder / name}: damaged, {reason}, the manifest says {expected}")
-    return content
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from error
+        (folder / name).write_bytes(data)
+    write_manifest(folder, {name: digest(data) for name, data in content.items()})

@@ -11,11 +11,8 @@ This module loads nothing heavy: a folder that cannot be used is refused before 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
-import socket
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,6 +24,7 @@ from typing import Any
 from seqlab.errors import FolderInUseError, InputError, StoppedError
 from seqlab.storage.files import replace_file
 from seqlab.storage.json import dump_json
+from seqlab.storage.locks import FileLock, LockedError
 
 FORMAT_VERSION = 2
 
@@ -40,7 +38,7 @@ class RunFolder:
     it writes the status that fits how the block ended. Where that was before `begin`, it leaves things as they were.
     """
 
-    def __init__(self, path: Path, lock: int, metadata: dict[str, Any], made: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, lock: FileLock, metadata: dict[str, Any], made: Iterable[Path] = ()) -> None:
         self.path, self.made = path, tuple(made)
         self.metadata = metadata
         self.begun = False
@@ -92,7 +90,7 @@ class RunFolder:
                 )
             return cls(path, lock, {}, made)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     @classmethod
@@ -113,7 +111,7 @@ class RunFolder:
         try:
             return cls(path, lock, read_metadata(path))
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     def begin(self, config: str, metadata: dict[str, Any]) -> None:
@@ -174,7 +172,7 @@ class RunFolder:
                 raise
             logger.warning("run.json could not be written: %s", failure)  # what ended the run says more
         finally:
-            os.close(self._lock)
+            self._lock.release()
 
 
 def status_of(error: BaseException | None) -> str:
@@ -184,22 +182,12 @@ def status_of(error: BaseException | None) -> str:
     return "interrupted" if isinstance(error, StoppedError | KeyboardInterrupt) else "failed"
 
 
-def _take_lock(path: Path) -> int:
-    """A lock that ends with the process, however it ends, so that a stale one needs no clearing away.
-
-    A POSIX record lock: unlike `flock`, children that outlive us do not hold on to it. It works across machines
-    where the file system's locks do.
-    """
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _take_lock(path: Path) -> FileLock:
+    """Lock a run folder. Raise `FolderInUseError` if another process is writing there."""
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        holder = os.read(lock, 1000).decode(errors="replace").strip() or "another process"
-        os.close(lock)
-        raise FolderInUseError(f"{path} is in use by {holder}; wait for it, or choose another output_dir") from error
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    return lock
+        return FileLock(path / ".lock")
+    except LockedError as error:
+        raise FolderInUseError(f"{path} is {error}; wait for it, or choose another output_dir") from error
 
 
 def _missing(path: Path) -> list[Path]:

@@ -158,7 +158,7 @@ def test_damage_is_noticed_and_repaired(name: str, damage: str, source: Memory, 
 
 def test_what_a_killed_process_left_is_no_obstacle(source: Memory, tmp_path: Path) -> None:
     fingerprint = prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "a").fingerprint
-    (tmp_path / "b" / f"{fingerprint}.partial" / "train").mkdir(parents=True)
+    (tmp_path / "b" / f".{fingerprint}.tmp" / "train").mkdir(parents=True)
     (tmp_path / "b" / f"{fingerprint}.lock").write_text("")
     prepare(source, LanguageModelingPreprocessor(), Bytes(), tmp_path / "b")
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [fingerprint, f"{fingerprint}.lock"]

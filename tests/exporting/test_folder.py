@@ -290,7 +290,7 @@ class Reading(nn.Module):
 def test_a_cell_that_does_not_compile_is_named_with_the_reason(tmp_path: Path) -> None:
     bundle = tiny_bundle("classes", "gru")
     bundle.task.model = Classifier(RecurrentEncoder(V, Reading, 8), 3, "one")
-    with pytest.raises(InputError, match=r"TorchScript cannot compile .*test_export\.Reading, so .*\n.*_Environ"):
+    with pytest.raises(InputError, match=r"TorchScript cannot compile .*test_folder\.Reading, so .*\n.*_Environ"):
         export(bundle, ["torchscript"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -334,7 +334,7 @@ def test_only_a_class_of_the_users_own_is_to_blame() -> None:
         with blaming(nn.Sequential(module), "no graph"):
             raise KeyError
 
-    with pytest.raises(UnsuitedError, match=r"no graph, with \S*test_export\.Reading in it: KeyError"):
+    with pytest.raises(UnsuitedError, match=r"no graph, with \S*test_folder\.Reading in it: KeyError"):
         fail(Reading(2, 2))
     with pytest.raises(KeyError):
         fail(nn.Linear(1, 1))

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from seqlab.exporting.adapters.lookup import adapter_of
 from seqlab.exporting.equal_lengths import by_length
 from seqlab.exporting.folder import export
-from seqlab.exporting.programs import programs
+from seqlab.exporting.padded import to_padded
+from seqlab.exporting.programs import Program
 from seqlab.exporting.requirements import UnsuitedError
 from seqlab.layers.recurrent.cells import TanhCell
 from seqlab.models.encoders import RecurrentEncoder
@@ -123,6 +125,10 @@ def test_small_graphs_with_loops_and_states(name: str, task: str, tmp_path: Path
     bundle.task.model = SMALL[task]().eval()
     report = export(bundle, [name], tmp_path / "out")[name]
     assert set(report["largest_difference"]) == {"padded"} | ({"equal"} if name == "pt2" and task != "pairs" else set())
+
+
+def programs(model: nn.Module) -> list[Program]:
+    return adapter_of(to_padded(model)).programs()
 
 
 @pytest.mark.parametrize("task", ["language", "pairs"])

@@ -14,6 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.work import product_flops
+from scripted_layers import scripted
 from seqlab import bundle, experiment
 from seqlab.errors import InputError
 from seqlab.layers import transformer
@@ -237,8 +238,7 @@ def test_names_copies_and_scripts_are_those_of_the_model_that_was_not_compiled()
     assert bundle.distinct_tensors(stack).keys() == bundle.distinct_tensors(twin).keys()
     x, lengths = torch.randn(3, 16), torch.tensor([3])
     assert close([copy.deepcopy(stack).core(x, lengths, None)[0]], [twin.core(x, lengths, None)[0]])
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        script = torch.jit.script(stack)
+    script = scripted(stack)
     assert close([script.core(x, lengths, None)[0]], [twin.core(x, lengths, None)[0]])
 
 

@@ -154,14 +154,6 @@ def test_the_order_of_sequences_changes_nothing(name: str) -> None:
     assert (straight - shuffled).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("name", STACKS)
-def test_equal_is_the_same_layer_on_a_dense_block(name: str) -> None:
-    stack = make(name, torch.float64)
-    x_NLD = torch.randn(3, 5, WIDTH, dtype=torch.float64)
-    ragged = stack(Ragged(x_NLD.flatten(0, 1), Layout([5, 5, 5])))
-    assert (stack.equal(x_NLD).flatten(0, 1) - ragged.values).abs().max() < 1e-12
-
-
 @pytest.mark.parametrize(
     "name",
     [

@@ -26,7 +26,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip("this torch has no such operator")
     monkeypatch.setattr(product, "_is_intel", lambda: name != "oneDNN")
     assert has_onednn(torch.ones(1)) == (name == "oneDNN")
-    assert product.in_words(torch.device("cpu"), torch.float32).startswith(name)
+    assert product.describe(torch.device("cpu"), torch.float32).startswith(name)
     return name
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import reference
+from seqlab.layers.attention.some import attend_some
 from seqlab.layers.backend import backend
 from seqlab.layers.positions import NoPositions, Positions, RotaryPositions
-from seqlab.layers.universal import UniversalTransformer, attend_some
+from seqlab.layers.universal import UniversalTransformer
 from seqlab.ragged import Layout, Ragged
 
 WIDTH = 8

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scripted_layers import scripted
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.backend import backend
@@ -91,8 +92,8 @@ def test_who_does_not_watch_sees_nothing_and_who_does_changes_nothing(
     assert (len(seen), len(inner)) == (1, 1)
     assert not any(weights.requires_grad for weights in seen[0].weights)
     monkeypatch.delattr("seqlab.layers.watch.weights_of")  # and nothing of it is computed
-    for layer in ("global_attention", "attention"):
-        monkeypatch.delattr(f"seqlab.layers.{layer}.weights_of")
+    for module in ("global_attention", "modules"):
+        monkeypatch.delattr(f"seqlab.layers.attention.{module}.weights_of")
     assert torch.equal(run(), without)
 
 
@@ -104,8 +105,7 @@ def test_a_graph_is_the_same_whoever_watches(make: Callable[[], GlobalAttention 
     known = layer.remember(memory, OTHERS)
     torch._dynamo.reset()
     compiled = torch.compile(layer.core, backend="eager", fullgraph=True)
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        script = torch.jit.script(layer)
+    script = scripted(layer)
     with watching() as seen:
         for core in (compiled, script.core):
             assert torch.allclose(core(x, LENGTHS, known), run(), atol=1e-12)

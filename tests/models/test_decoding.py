@@ -23,7 +23,7 @@ from seqlab.models.decoding import Decoding, generate
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder, UniversalEncoder
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.models.language_model import LanguageModel
-from seqlab.models.sampling import Sampling, sample
+from seqlab.models.sampling import Continuation, Sampling, sample
 from seqlab.models.seq2seq import Seq2Seq
 from seqlab.ragged import Layout, Ragged
 
@@ -283,8 +283,8 @@ def test_tokens_without_probability_are_never_written() -> None:
     "search",
     [
         lambda limits: BeamSearch(END, limits, width=4),
-        lambda limits: Sampling(END, limits, None, 0.0),
-        lambda limits: Sampling(END, limits, [1, 2], 1.0, top_p=0.5),
+        lambda limits: Sampling(END, [Continuation(limit) for limit in limits.tolist()]),
+        lambda limits: Sampling(END, [Continuation(limit, 1, top_p=0.5) for limit in limits.tolist()]),
     ],
 )
 def test_scores_that_are_no_numbers_are_told(search: Callable[[Tensor], Any], value: float) -> None:
@@ -398,6 +398,60 @@ def test_each_token_is_drawn_by_its_share_of_the_draws(
     assert [v for v in range(5) if not expected[v] and shares[v]] == []
     last = torch.tensor([1.0], dtype=torch.float64)  # one more than can be drawn: still a token that may be
     assert expected[int(sample(scores.unsqueeze(0), last, 3.0, top_k, top_p))] > 0
+
+
+SETTINGS = [{}, {"seed": 3}, {"seed": 5, "temperature": 0.5, "top_k": 3}, {"seed": 7, "top_p": 0.6}, {"seed": 9}]
+
+
+@given(data=st.data())
+def test_continuations_with_own_settings_come_and_go(data: st.DataObject) -> None:
+    """Scores are given by hand for each prompt and step; in company each prompt gets what it gets alone."""
+    count = data.draw(st.integers(1, 7))
+    scores = torch.randn(count, 6, VOCABULARY, generator=torch.Generator().manual_seed(count)) * 3
+    limits = [data.draw(st.integers(1, 6)) for _ in range(count)]
+    settings = [data.draw(st.sampled_from(SETTINGS)) for _ in range(count)]
+    begins = [data.draw(st.integers(0, 5)) for _ in range(count)]
+    abandoned = [data.draw(st.none() | st.integers(1, 5)) for _ in range(count)]
+
+    def make(prompt: int) -> Continuation:
+        return Continuation(limits[prompt], **settings[prompt])
+
+    expected = [make(prompt) for prompt in range(count)]
+    for prompt, one in enumerate(expected):
+        alone = Sampling(END, [one])
+        alone.join(torch.tensor([0]))
+        while len(alone) and len(one.tokens) != abandoned[prompt]:
+            alone.advance(scores[prompt, len(one.tokens)].unsqueeze(0))
+
+    together = [make(prompt) for prompt in range(count)]
+    sampling = Sampling[Continuation](END)
+    for step in range(12):
+        sampling.rows += [one for one, begin in zip(together, begins, strict=True) if begin == step]
+        leaving = [n for n, one in enumerate(together) if len(one.tokens) == abandoned[n]]
+        sampling.rows = [one for one in sampling.rows if together.index(one) not in leaving]
+        before = sampling.rows
+        read = [scores[together.index(one), len(one.tokens)] for one in before]
+        rows, tokens = sampling.advance(torch.stack(read) if read else scores.new_empty(0, VOCABULARY))
+        assert [before[row] for row in rows.tolist()] == sampling.rows
+        assert tokens.tolist() == [one.tokens[-1] for one in sampling.rows]
+    assert len(sampling) == 0
+    for one, other in zip(together, expected, strict=True):
+        assert one.tokens == other.tokens
+        assert (one.log_probability, one.finished) == (other.log_probability, other.finished)
+
+
+def test_who_has_no_probable_token_leaves_alone() -> None:
+    failed: list[Continuation] = []
+    continuations = [Continuation(3, seed) for seed in (None, 1, 2)]
+    sampling = Sampling(END, continuations, failed.extend)
+    sampling.join(torch.arange(3))
+    scores = torch.zeros(3, VOCABULARY).index_fill(1, torch.tensor([END]), -math.inf)
+    scores[1] = math.nan
+    rows, _ = sampling.advance(scores)
+    assert rows.tolist() == [0, 2]
+    assert failed == [continuations[1]]
+    assert sampling.rows == [continuations[0], continuations[2]]
+    assert [len(one.tokens) for one in continuations] == [1, 0, 1]
 
 
 def test_written_tokens_follow_the_distribution() -> None:

@@ -17,11 +17,12 @@ from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention, SelfAttention
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
+from seqlab.layers.mlp import SwiGLU
 from seqlab.layers.positions import LearnedPositions, Positions, RelativePositions, RotaryPositions, SinusoidalPositions
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
 from seqlab.layers.recurrent.minimal import MinGRUCell, MinLSTMCell
 from seqlab.layers.recurrent.stack import Recurrence, RecurrentStack
-from seqlab.layers.transformer import SwiGLU, TransformerBlock, TransformerStack
+from seqlab.layers.transformer import TransformerBlock, TransformerStack
 from seqlab.layers.universal import UniversalTransformer
 from seqlab.layers.word_vectors import WordVectors
 

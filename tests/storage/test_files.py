@@ -1,59 +1,35 @@
-"""Files and folders that are replaced whole, whatever stands there before and whatever fails meanwhile."""
+"""Files that are replaced whole, whatever stands there before and whatever fails meanwhile."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from seqlab.errors import InputError
-from seqlab.storage.files import new_folder, replace_file, require_place
+from seqlab.storage.files import read_plain, replace_file, replace_link, require_place
 
 
-def fill(folder: Path, text: str) -> None:
-    with new_folder(folder) as beside:
-        (beside / "a").write_text(text)
+def test_files_and_links_are_replaced(tmp_path: Path) -> None:
+    for content in (b"1", b"2"):
+        replace_file(tmp_path / "a.json", content)
+    for target in ("a.json", "b.json"):
+        replace_link(tmp_path / "link", target)
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "link"]
+    assert (tmp_path / "a.json").read_bytes() == b"2"
+    assert os.readlink(tmp_path / "link") == "b.json"
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    for text in ("1", "2"):
-        fill(folder, text)
-    with pytest.raises(FileNotFoundError), new_folder(folder) as beside:
-        (beside / "no" / "where").write_text("3")
-    assert (folder / "a").read_text() == "2"
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_what_was_replaced_comes_back_where_a_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, rename = tmp_path / "out", Path.rename
-    fill(folder, "1")
-
-    def fails(path: Path, target: Path) -> Path:
-        if path.name == ".out.new":
-            raise OSError("no rename")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(OSError, match="no rename"):
-        fill(folder, "2")
-    assert (folder / "a").read_text() == "1"
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_what_a_crash_left_comes_back_or_is_replaced(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    fill(folder, "1")
-    folder.rename(tmp_path / ".out.old")
-    with pytest.raises(KeyError), new_folder(folder):
-        raise KeyError
-    assert (folder / "a").read_text() == "1"
-    (tmp_path / ".out.old").symlink_to("nowhere")
-    (tmp_path / ".out.new").symlink_to("out")
-    fill(folder, "2")
-    assert (folder / "a").read_text() == "2"
-    assert os.listdir(tmp_path) == ["out"]
+def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"1")
+    (tmp_path / "link").symlink_to("plain")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_plain(tmp_path / "plain") == b"1"
+    for name in ("link", "pipe", ".", "missing"):
+        with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+            read_plain(tmp_path / name)
 
 
 def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
-import json
 import os
 import random
-import shutil
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,9 @@ import pytest
 import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
+from faults import Killed, interrupt
 from seqlab.data.loader import Position
 from seqlab.errors import CheckpointError, InputError
-from seqlab.storage import files
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
 from seqlab.training.objective import backward
@@ -212,34 +208,6 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # ---------------------------------------------------------------------------------- interrupted at every file operation
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def operations() -> Iterator[tuple[Any, str]]:
-    """Where the functions live that change files."""
-    yield from ((os, "fsync"), (os, "replace"), (shutil, "rmtree"), (builtins, "open"))
-    yield from ((Path, name) for name in ("rename", "mkdir", "symlink_to", "unlink"))
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]) -> None:
-    """The file operation number `at` raises instead of being done; all later ones too, if the process is to be dead."""
-    done = 0
-
-    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == at or (done > at and error is Killed):
-                raise error(28, "No space left on device") if error is OSError else error()
-            return original(*arguments, **keywords)
-
-        return operation
-
-    for owner, name in operations():
-        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
-
-
 @pytest.mark.parametrize("error", [Killed, OSError])
 def test_a_save_cut_short_anywhere_leaves_whole_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
@@ -286,34 +254,3 @@ def test_the_same_step_again_is_never_without_a_checkpoint(tmp_path: Path, monke
         if finished:
             break
     assert at > 15
-
-
-def test_files_reach_the_disk_before_they_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    rename = Path.rename
-
-    def recording_fsync(descriptor: int) -> None:
-        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-
-    def recording_rename(self: Path, target: Path) -> Path:
-        order.append(f"rename to {target.name}")
-        return rename(self, target)
-
-    if not Path("/proc/self/fd").exists():
-        pytest.skip("needs /proc to tell which file a descriptor is")
-    monkeypatch.setattr(os, "fsync", recording_fsync)
-    monkeypatch.setattr(Path, "rename", recording_rename)
-    save(Checkpoints(tmp_path), 1, 1)
-    renamed = order.index("rename to step-000000001")
-    assert order[:renamed] == [*FILES, "manifest.json", ".saving-step-000000001"]
-    assert order[renamed + 1] == tmp_path.name
-
-
-def test_durable_files(tmp_path: Path) -> None:
-    files.replace_file(tmp_path / "a.json", json.dumps([1]).encode())
-    files.replace_file(tmp_path / "a.json", b"2")
-    files.replace_link(tmp_path / "link", "a.json")
-    files.replace_link(tmp_path / "link", "b.json")
-    assert names(tmp_path) == ["a.json", "link"]
-    assert (tmp_path / "a.json").read_bytes() == b"2"
-    assert os.readlink(tmp_path / "link") == "b.json"

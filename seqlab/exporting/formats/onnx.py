@@ -1,4 +1,4 @@
-"""ONNX: the padded programs of a model (seqlab/exporting/programs.py), for onnxruntime and whatever else reads ONNX.
+"""ONNX: the padded programs of a model, for onnxruntime and whatever else reads ONNX.
 
 Recurrences are ONNX's own operators LSTM, GRU and RNN, not loops over steps. NAME.onnx is named by the program.
 """
@@ -14,18 +14,26 @@ import torch
 from torch import Tensor
 
 from seqlab.bundle import Bundle
-from seqlab.exporting.asking import Run, calls
-from seqlab.exporting.formats.pt2 import graphs, quiet
+from seqlab.exporting.adapters.tensors import Run
+from seqlab.exporting.formats.onnx_operators import recur
+from seqlab.exporting.formats.pt2 import calls, graphs, quiet
 from seqlab.exporting.parity import Exported
 from seqlab.exporting.requirements import blaming
-from seqlab.layers.backend import backend
+from seqlab.layers.recurrent.stack import Recurrence
 from seqlab.storage.files import write_file
 
 OPSET = 18  # of 2022: the oldest that has all that is needed, for as many runtimes as can be
 
 
+class OnnxRecurrence(Recurrence):
+    """A recurrence as one operator of ONNX."""
+
+    def forward(self, x_NLD: Tensor, lengths: Tensor | None, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return recur(self.cell, x_NLD, lengths, state, self.reverse)
+
+
 def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
-    """Writes a .onnx file for each program, in whose metadata `about` travels, and runs them by onnxruntime.
+    """Write a .onnx file for each program, in whose metadata `about` travels, and load it by onnxruntime.
 
     Raises:
         UnsuitedError: ONNX has no operator for a part of the model.
@@ -34,29 +42,28 @@ def export_onnx(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Expor
 
     runs: dict[str, Run] = {}
     signatures: dict[str, Any] = {}
-    with backend("onnx"):
-        for program, graph in graphs(bundle, padded_only=True):
-            with quiet(), blaming(program.module, f"torch.onnx.export cannot translate {program.name}"):
-                exported = torch.onnx.export(
-                    graph,
-                    dynamo=True,
-                    verbose=False,
-                    opset_version=OPSET,
-                    input_names=program.input_names,
-                    output_names=program.outputs,
-                    dynamic_shapes=program.dynamic_shapes,  # of a graph that has its own, the names alone
-                    custom_translation_table={torch.ops.seqlab.recurrence.default: _recurrence},
-                )
-            assert exported is not None
-            exported.model.metadata_props.update({"seqlab": json.dumps(about)})
-            file = folder / f"{program.name}.onnx"
-            write_file(file, exported.model_proto.SerializeToString())
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-            runs[program.name] = _run(session)
-            signatures[file.name] = program.signature
-    return Exported(signatures, calls(runs, bundle.task.model))
+    for program, graph in graphs(bundle, OnnxRecurrence, dense=False):
+        with quiet(), blaming(program.module, f"torch.onnx.export cannot translate {program.name}"):
+            exported = torch.onnx.export(
+                graph,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=program.input_names,
+                output_names=program.outputs,
+                dynamic_shapes=program.dynamic_shapes,  # of a graph that has its own, the names alone
+                custom_translation_table={torch.ops.seqlab.recurrence.default: _recurrence},
+            )
+        assert exported is not None
+        exported.model.metadata_props.update({"seqlab": json.dumps(about)})
+        file = folder / f"{program.name}.onnx"
+        write_file(file, exported.model_proto.SerializeToString())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        runs[program.name] = _run(session)
+        signatures[file.name] = program.signature
+    return Exported(signatures, calls(runs, bundle))
 
 
 def _run(session: Any) -> Run:
@@ -80,8 +87,8 @@ def _recurrence(
     c: Any,
     reverse: bool,
 ) -> tuple[Any, Any, Any]:
-    """The operators that `seqlab::recurrence` (seqlab/layers/operators.py) stands for; ONNX reads step by step, and has
-    an axis of directions."""
+    """Translate `seqlab::recurrence` (onnx_operators.py) to the operators it stands for; ONNX reads step by
+    step, and has an axis of directions."""
     import onnxscript
 
     op: Any = getattr(onnxscript, f"opset{OPSET}")

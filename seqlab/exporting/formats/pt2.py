@@ -1,11 +1,7 @@
-"""torch.export and AOTInductor: graphs of the programs of a model (programs.py), of any count and length.
+"""torch.export: graphs of the programs of a model, of any count and length.
 
-    NAME.pt2         a graph of torch's operators, loops and all, for `torch.export.load`: Python with torch, no seqlab
-    NAME.aoti.pt2    the same as machine code, for `torch._inductor.aoti_load_package` or C++; experimental in torch,
-                     for the processor it was compiled on, and it takes a compiler and minutes
-
-The former is loaded by `load_pt2` (pt2_loading.py), which runs nothing of the file. An AOTInductor package
-is machine code: load it only if you have made it, or know the digest that export.json tells.
+NAME.pt2 holds a graph of torch's operators, loops and all, for Python with torch and without seqlab. `load_pt2`
+(pt2_loading.py) loads it, and runs nothing of the file.
 """
 
 from __future__ import annotations
@@ -16,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +21,21 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from seqlab.bundle import Bundle
-from seqlab.exporting.asking import Run, calls
+from seqlab.exporting.adapters.lookup import adapter_of
+from seqlab.exporting.adapters.tensors import Run
 from seqlab.exporting.formats.pt2_loading import load_pt2
-from seqlab.exporting.parity import Exported
-from seqlab.exporting.programs import Program, programs
-from seqlab.exporting.requirements import UnsuitedError, blaming, reason
-from seqlab.storage.files import sync_file, write_file
+from seqlab.exporting.padded import PaddedRecurrence, to_padded
+from seqlab.exporting.parity import Call, Exported
+from seqlab.exporting.programs import Program
+from seqlab.exporting.requirements import blaming
+from seqlab.layers.recurrent.stack import Recurrence
+from seqlab.storage.files import write_file
 
 SHORTEST = {"equal": 1}  # no graph has a block of width 0
 
 
 def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
-    """Writes a .pt2 file for each program, in which `about` travels as the extra file export.json, and loads it again.
+    """Write a .pt2 file for each program, in which `about` travels as the extra file export.json, and load it again.
 
     Raises:
         UnsuitedError: the model has no graph.
@@ -48,43 +48,25 @@ def export_pt2(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Export
             told = {"export.json": json.dumps({**about, **program.signature})}
             torch.export.save(graph, buffer, extra_files=told)
             write_file(folder / file, buffer.getvalue())
-            runs[program.name] = _without_gradients(load_pt2(folder / file).module())
+            runs[program.name] = without_gradients(load_pt2(folder / file).module())
         signatures[file] = program.signature
-    return Exported(signatures, calls(runs, bundle.task.model), SHORTEST)
+    return Exported(signatures, calls(runs, bundle), SHORTEST)
 
 
-def export_aoti(bundle: Bundle, about: Mapping[str, Any], folder: Path) -> Exported:
-    """Compiles an AOTInductor package for each program, and loads them again.
+def graphs(
+    bundle: Bundle, recurrence: type[Recurrence] = PaddedRecurrence, dense: bool = True
+) -> Iterator[tuple[Program, ExportedProgram]]:
+    """Yield the programs of a model, each with its graph.
 
-    Raises:
-        UnsuitedError: the model has no graph, or what torch makes of it cannot be compiled here.
-    """
-    runs: dict[str, Run] = {}
-    signatures: dict[str, Any] = {}
-    for program, graph in graphs(bundle):
-        path = folder / f"{program.name}.aoti.pt2"
-        with quiet():
-            try:
-                torch._inductor.aoti_compile_and_package(graph, package_path=str(path))
-            except Exception as error:  # whatever a compiler of graphs, or one of C++, says
-                raise UnsuitedError(
-                    f"AOTInductor, which is experimental, cannot compile {program.name} here ({reason(error)}); it "
-                    "wants a C++ compiler. Choose format=pt2 or format=torchscript"
-                ) from error
-            sync_file(path)
-            runs[program.name] = _without_gradients(torch._inductor.aoti_load_package(str(path)))
-        signatures[path.name] = program.signature
-    return Exported(signatures, calls(runs, bundle.task.model), SHORTEST)
-
-
-def graphs(bundle: Bundle, padded_only: bool = False) -> Iterator[tuple[Program, ExportedProgram]]:
-    """The programs of a model, each with its graph.
+    Args:
+        recurrence: what a recurrence is in the graph; see `to_padded`.
+        dense: whether to include the program of sequences of equal length.
 
     Raises:
         UnsuitedError: the model has no graph, or a module of the user's own cannot stand in one.
     """
-    for program in programs(bundle.task.model):
-        if padded_only and program.name == "equal":
+    for program in adapter_of(to_padded(bundle.task.model, recurrence)).programs():
+        if program.name == "equal" and not dense:
             continue
         with (
             quiet(),
@@ -93,6 +75,13 @@ def graphs(bundle: Bundle, padded_only: bool = False) -> Iterator[tuple[Program,
         ):
             graph = torch.export.export(program.module, program.example, dynamic_shapes=program.dynamic_shapes)
         yield program, graph
+
+
+def calls(runs: dict[str, Run], bundle: Bundle) -> dict[str, Call]:
+    """Return how a batch is put to loaded programs, by the name of the signature that parity.json shows."""
+    adapter = adapter_of(bundle.task.model)
+    equal: dict[str, Call] = {"equal": partial(adapter.call_equal, runs["equal"])} if "equal" in runs else {}
+    return {**equal, "padded": partial(adapter.call_programs, runs)}
 
 
 @contextmanager
@@ -111,7 +100,9 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _without_gradients(run: Any) -> Run:
+def without_gradients(run: Any) -> Run:
+    """Call a program without recording gradients."""
+
     def call(*tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():  # where gradients are recorded, a step of a loop takes twenty times as long
             return list(run(*tensors))

@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.attention import compiled, packed, tiles
-from seqlab.layers.attention.tiles import Call, allowed, bias_at, distances, rows_as_block
+from seqlab.layers.attention.call import Call, allowed, bias_at, distances, rows_as_block, sum_dtype
 from seqlab.layers.backend import is_fast
-from seqlab.ragged import inside_of, joint_runs_of
+from seqlab.ragged import joint_runs_of
 
 Kernel = Literal["compiled", "flash", "explicit", "varlen", "efficient"]
 
-_WORDS = {
+_NAMES = {
     "compiled": "machine code of our own",
     "flash": "the CPU's flash kernel on runs of equal length",
     "explicit": "explicit probabilities on runs of equal length",
@@ -47,7 +47,7 @@ def choose(
     grouped: bool = False,
     weighted: bool = False,
 ) -> Kernel:
-    """The kernel for what is asked. `weighted`: there is a bias or dropout, which no kernel has with a gradient."""
+    """Return the kernel for a call. `weighted`: there is a bias or dropout, which no kernel has with a gradient."""
     if weighted:
         return "explicit"
     if device.type == "cpu":
@@ -61,7 +61,7 @@ def choose(
     return "explicit"
 
 
-def in_words(
+def describe(
     device: torch.device,
     dtype: torch.dtype,
     head_width: int = 64,
@@ -69,8 +69,8 @@ def in_words(
     grouped: bool = False,
     weighted: bool = False,
 ) -> str:
-    """The same, for people."""
-    return _WORDS[choose(device, dtype, head_width, window, grouped, weighted)]
+    """Return the name of that kernel."""
+    return _NAMES[choose(device, dtype, head_width, window, grouped, weighted)]
 
 
 def attend(
@@ -97,19 +97,40 @@ def attend(
     Raises:
         ValueError: a window that is not causal, and numbers of keys and queries that differ.
     """
+    compiling = torch.compiler.is_compiling()  # a compiler may not look at lengths
+    if not compiling and not is_fast():
+        return attend_plain(q_THK, k_TGK, v_TGK, lengths, key_lengths, causal, window, bias_HR, dropout, key_rows)
+    if not compiling:
+        require_alike(lengths, key_lengths, causal, window)
     k_TGK, v_TGK = k_TGK.to(q_THK.dtype), v_TGK.to(q_THK.dtype)  # a cache may be of another precision
-    compiling = False
-    if not torch.jit.is_scripting():
-        compiling = torch.compiler.is_compiling()  # and may not look at lengths
-    if not compiling and window is not None and not causal and not torch.equal(lengths, key_lengths):
+    seed = torch.randint(2**62, (1,)) if dropout else None
+    options = (seed, lengths, key_lengths, key_rows, causal, window, dropout)
+    if compiling:
+        return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *options)[0]
+    return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *options)
+
+
+def require_alike(lengths: Tensor, key_lengths: Tensor, causal: bool, window: int | None) -> None:
+    """Raise ValueError if a window that is not causal meets numbers of keys and queries that differ."""
+    if window is not None and not causal and not torch.equal(lengths, key_lengths):
         raise ValueError("a window that is not causal needs as many keys as queries in every sequence")
-    if not torch.jit.is_scripting():
-        if compiling or is_fast():
-            seed = torch.randint(2**62, (1,)) if dropout else None
-            asked = (seed, lengths, key_lengths, key_rows, causal, window, dropout)
-            if compiling:
-                return _opaque_attend(q_THK, k_TGK, v_TGK, bias_HR, *asked)[0]
-            return _Attend.apply(q_THK, k_TGK, v_TGK, bias_HR, *asked)
+
+
+def attend_plain(
+    q_THK: Tensor,
+    k_TGK: Tensor,
+    v_TGK: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
+    causal: bool,
+    window: int | None = None,
+    bias_HR: Tensor | None = None,
+    dropout: float = 0.0,
+    key_rows: Tensor | None = None,
+) -> Tensor:
+    """Compute `attend` by ordinary operators, a dense block for each run."""
+    require_alike(lengths, key_lengths, causal, window)
+    k_TGK, v_TGK = k_TGK.to(q_THK.dtype), v_TGK.to(q_THK.dtype)
     if key_rows is not None:
         key_rows = key_rows.to(k_TGK.device)
         k_TGK, v_TGK = k_TGK.index_select(0, key_rows), v_TGK.index_select(0, key_rows)
@@ -134,34 +155,17 @@ def attend_block(
     window: int | None = None,
     bias_HR: Tensor | None = None,
     dropout: float = 0.0,
-    key_lengths: Tensor | None = None,
-    places_NL: Tensor | None = None,
 ) -> Tensor:
-    """The same on N sequences of one length and one number of keys, by ordinary operators: [N, H, L, K].
-
-    Of a right-padded block, which only exported graphs read, `key_lengths` [N] says how many keys are there, and
-    `places_NL` the place of each query, where it is not the last key that the last query stands at. Causal attention
-    needs no `key_lengths`: what is there reads nothing that is not.
-    """
+    """Compute attention of N sequences of one length and one number of keys, [N, H, L, K]."""
     length, key_length = q_NHLK.shape[2], k_NGLK.shape[2]
     mask: Tensor | None = None
-    distance_LM = torch.zeros([1, 1], dtype=torch.int64, device=q_NHLK.device)
-    if places_NL is not None:  # [N, 1, L, M]
-        distance_LM = (torch.arange(key_length, device=q_NHLK.device) - places_NL.unsqueeze(2)).unsqueeze(1)
-        mask = allowed(distance_LM, causal, window)
-    elif bias_HR is not None or window is not None or (causal and length != key_length):
+    if bias_HR is not None or window is not None or (causal and length != key_length):
         distance_LM = distances(0, length, 0, key_length, key_length - length, q_NHLK.device)
         mask = allowed(distance_LM, causal, window)
-    if key_lengths is not None:
-        # Whoever reads nothing would get NaN, and what is not there would hand it on to what is.
-        there_N11M = inside_of(key_lengths.clamp(min=1), key_length).unsqueeze(1).unsqueeze(1)
-        mask = there_N11M if mask is None else mask & there_N11M | (distance_LM == 0)
-    if bias_HR is not None and mask is not None:
-        bias = bias_at(bias_HR, distance_LM)
-        if places_NL is not None:
-            bias = bias.squeeze(2).transpose(0, 1)
-        mask = bias.to(q_NHLK.dtype).masked_fill(mask.logical_not(), float("-inf"))
-    out_NHLK = F.scaled_dot_product_attention(
+        if bias_HR is not None:
+            bias = bias_at(bias_HR, distance_LM)
+            mask = bias.to(q_NHLK.dtype).masked_fill(mask.logical_not(), float("-inf"))
+    return F.scaled_dot_product_attention(
         q_NHLK,
         k_NGLK,
         v_NGLK,
@@ -170,17 +174,16 @@ def attend_block(
         is_causal=causal and mask is None,
         enable_gqa=q_NHLK.shape[1] != k_NGLK.shape[1],
     )
-    return out_NHLK if key_lengths is None else out_NHLK * (key_lengths > 0).view(-1, 1, 1, 1)
 
 
 # ------------------------------------------------------------------------- one autograd function before all kernels
 
 
-def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Call:
-    """What is asked, with the kernel chosen for it."""
-    *_, window, dropout = asked
+def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *options: Any) -> Call:
+    """Return the call with the kernel chosen for it."""
+    *_, window, dropout = options
     grouped, weighted = q_THK.shape[1] != k_TGK.shape[1], bias_HR is not None or dropout > 0
-    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *asked)
+    return Call(choose(q_THK.device, q_THK.dtype, q_THK.shape[2], window is not None, grouped, weighted), *options)
 
 
 def _module(call: Call) -> Any:
@@ -223,8 +226,8 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *asked: Any) -> Tensor:
-        ctx.call = _call(q_THK, k_TGK, bias_HR, *asked)
+    def forward(ctx: Any, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, bias_HR: Tensor | None, *options: Any) -> Tensor:
+        ctx.call = _call(q_THK, k_TGK, bias_HR, *options)
         out_THK, log_sums = _forward(ctx.call, q_THK, k_TGK, v_TGK, bias_HR)
         ctx.save_for_backward(q_THK, k_TGK, v_TGK, bias_HR, out_THK, log_sums)
         return out_THK
@@ -239,45 +242,45 @@ class _Attend(torch.autograd.Function):
 # The same as one operator that a compiler does not look into: it would make a guard of every length. Used only while
 # compiling; in eager mode the function above costs less per call.
 
-_ASKED = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_rows, bool causal, int? window, float dropout"
+_OPTIONS = "Tensor? seed, Tensor lengths, Tensor key_lengths, Tensor? key_rows, bool causal, int? window, float dropout"
 
 
 @torch.library.custom_op(
     "seqlab::attend",
     mutates_args=(),
-    schema=f"(Tensor q, Tensor k, Tensor v, Tensor? bias, {_ASKED}) -> (Tensor, Tensor)",
+    schema=f"(Tensor q, Tensor k, Tensor v, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
 )
-def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
-    call = _call(q, k, bias, *asked)
+def _opaque_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    call = _call(q, k, bias, *options)
     out, log_sums = _forward(call, q, k, v, bias)
     return out.contiguous(), log_sums  # as the compiler has been told
 
 
 @_opaque_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *asked: Any) -> tuple[Tensor, Tensor]:
-    *where, causal, window, dropout = asked
+def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+    *where, causal, window, dropout = options
     kernel = _call(q, k, bias, *where[:3], None, causal, window, dropout).kernel
     log_sums = 0 if kernel == "efficient" else q.shape[0] * q.shape[1]
-    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=tiles.sum_dtype(q.dtype))
+    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=sum_dtype(q.dtype))
 
 
 @torch.library.custom_op(
     "seqlab::attend_backward",
     mutates_args=(),
     schema="(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor out, Tensor log_sums, "
-    f"{_ASKED}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"{_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _opaque_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call = _call(q, k, bias, *asked)
+    call = _call(q, k, bias, *options)
     dq, dk, dv, dbias = _backward(call, dout, q, k, v, bias, out, log_sums)
     return dq.contiguous(), dk.contiguous(), dv.contiguous(), q.new_empty(0) if dbias is None else dbias.contiguous()
 
 
 @_opaque_backward.register_fake
 def _(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *asked: Any
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor, log_sums: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias = q.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias

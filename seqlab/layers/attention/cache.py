@@ -26,31 +26,14 @@ from seqlab.ragged import rows_of
 
 
 def tight(lengths: Tensor) -> list[Tensor]:
-    """used, rows and lengths of sequences that follow one another without room, as a first pass leaves them."""
+    """Return used, rows and lengths of sequences that follow one another without room, as a first pass leaves them."""
     total = lengths.sum()
     return [total.view(1), torch.arange(int(total)), lengths]
 
 
-def where_of(values: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """What stands behind keys and values: of rows [T, D] what `tight` gives, of a right-padded block [N, L, D], which
-    has no rows to find, the lengths, and of a dense one nothing."""
-    if lengths is None:
-        return []
-    return [lengths] if values.dim() == 3 else tight(lengths)
-
-
 def untouched(source: list[Tensor], lengths: Tensor) -> list[Tensor]:
-    """A cache of sequences [B] without tokens, of the same heads and widths as another. A right-padded one gets an
-    unused place: graphs know no block of width 0."""
-    if source[0].dim() == 4:
-        return [torch.zeros_like(rows[:, :1]) for rows in source[:-1]] + [torch.zeros_like(lengths)]
+    """Return a cache of sequences [B] without tokens, of the same heads and widths as another."""
     return [rows[:0] for rows in source[:-3]] + tight(torch.zeros_like(lengths))
-
-
-def written(kept_NMGK: Tensor, new_NLGK: Tensor, places_NL: Tensor) -> Tensor:
-    """[N, M + L, G, K]: right-padded keys or values with new ones at their places; only exported graphs keep such."""
-    room = torch.cat([kept_NMGK, torch.zeros_like(new_NLGK)], 1)
-    return room.scatter(1, places_NL.unsqueeze(2).unsqueeze(3).expand_as(new_NLGK), new_NLGK)
 
 
 def make_room(cache: list[Tensor], lengths: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from seqlab.layers.attention.tiles import Call
+from seqlab.layers.attention.call import Call
 from seqlab.layers.native import compiler
 from seqlab.ragged import offsets_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqlab.layers.attention.attend import attend, attend_block, in_words
-from seqlab.layers.attention.cache import where_of
+from seqlab.layers.attention.attend import attend, describe
+from seqlab.layers.attention.cache import tight
 from seqlab.layers.linear import Linear
 from seqlab.layers.watch import is_watched, note, weights_of
 
@@ -30,38 +30,32 @@ class GlobalAttention(nn.Module):
         self.query = Linear(width, memory_width, bias=False)
         self.combine = Linear(memory_width + width, width)
 
-    @torch.jit.unused
     def kernel(self, device: torch.device, dtype: torch.dtype) -> str:
         """What computes it while training, in words."""
-        return in_words(device, dtype, self.query.out_features)
+        return describe(device, dtype, self.query.out_features)
 
-    @torch.jit.unused
     def flops(self, lengths: Tensor, memory_lengths: Tensor) -> float:
         """See `SequenceLayer.flops`; of a memory of these lengths [B]."""
         weights = self.query.weight.numel() + self.combine.weight.numel()
         pairs = int((lengths * memory_lengths).sum())
         return 6.0 * weights * int(lengths.sum()) + 12.0 * self.query.out_features * pairs
 
-    @torch.jit.export
-    def remember(self, memory: Tensor, lengths: Tensor | None) -> list[Tensor]:
-        """What `core` reads: the rows [T', 1, D'] as a cache (cache.py) that nobody adds to; or a dense [N, L', 1, D'],
-        of a right-padded memory with its lengths.
+    def remember(self, memory: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Return what `core` reads: the rows [T', 1, D'], keys and values in one, as a cache that nobody adds to."""
+        return [memory.unsqueeze(-2)] + tight(lengths)  # noqa: RUF005  TorchScript knows no stars
 
-        They are keys and values in one.
-        """
-        return [memory.unsqueeze(-2)] + where_of(memory, lengths)  # noqa: RUF005
-
-    @torch.jit.export
-    def core(self, values: Tensor, lengths: Tensor | None, memory: list[Tensor]) -> Tensor:
-        """[T, D] with lengths [B], or a dense [N, L, D] with None, and what `remember` gave."""
+    def core(self, values: Tensor, lengths: Tensor, memory: list[Tensor]) -> Tensor:
+        """Return outputs [T, D] of values [T, D] with lengths [B]; `memory` is what `remember` gave."""
         q, rows = self.query(values).unsqueeze(-2), memory[0]
-        if lengths is None or values.dim() == 3:
-            block = rows.transpose(1, 2)
-            there = None if lengths is None else memory[-1]
-            context = attend_block(q.transpose(1, 2), block, block, False, key_lengths=there).transpose(1, 2)
-        else:
-            context = attend(q, rows, rows, lengths, memory[-1], False, key_rows=memory[-2])
-            if not torch.jit.is_scripting():
-                if is_watched():
-                    note(self, weights_of(q, rows, lengths, memory[-1], memory[-2]))
+        context = attend(q, rows, rows, lengths, memory[-1], False, None, None, 0.0, memory[-2])
+        self.observe(q, lengths, memory)
+        return self.combined(context, values)
+
+    def combined(self, context: Tensor, values: Tensor) -> Tensor:
+        """Return tanh(W_c [c; h]) [..., D] of contexts [..., 1, D'] and values [..., D]."""
         return torch.tanh(self.combine(torch.cat([context.squeeze(-2), values], -1)))
+
+    def observe(self, q_T1K: Tensor, lengths: Tensor, memory: list[Tensor]) -> None:
+        """Show the weights to whoever watches."""
+        if is_watched():
+            note(self, weights_of(q_T1K, memory[0], lengths, memory[-1], memory[-2]))

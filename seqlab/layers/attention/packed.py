@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab.layers.attention.tiles import Call
+from seqlab.layers.attention.call import Call
 from seqlab.ragged import offsets_of, rows_of
 
 try:

@@ -23,61 +23,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seqlab.layers.attention.call import Call, allowed, bias_at, columns, distances, rows_as_block, sum_dtype
 from seqlab.ragged import joint_runs_of
 
 BLOCK = 128  # queries of a tile, where a run is cut
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-class Call(NamedTuple):
-    """What is asked of a kernel, besides queries, keys, values and bias: see `attend`. `seed` [1] is the dropout's."""
-
-    kernel: str
-    seed: Tensor | None
-    lengths: Tensor
-    key_lengths: Tensor
-    key_rows: Tensor | None
-    causal: bool
-    window: int | None
-    dropout: float
-
-
-# ------------------------------------------------------------------------------------------------- blocks and distances
-
-
-def rows_as_block(x_THK: Tensor, start: int, count: int, length: int) -> Tensor:
-    """Rows of `count` sequences of equal length, as a view [N, H, L, K], the shape in which attention kernels read."""
-    return x_THK[start : start + count * length].unflatten(0, [count, length]).transpose(1, 2)
-
-
-def distances(query: int, queries: int, key: int, keys: int, ahead: int, device: torch.device) -> Tensor:
-    """[queries, keys]: the place of a key less that of a query; `ahead`: the place of the run's first query."""
-    places_L1 = torch.arange(queries, device=device).unsqueeze(1) + (query + ahead)
-    return torch.arange(keys, device=device) + key - places_L1
-
-
-def allowed(distance_LM: Tensor, causal: bool, window: int | None) -> Tensor:
-    """[L, M]: whether a query reads a key."""
-    if causal:
-        reads = distance_LM <= 0
-        if window is not None:
-            reads = reads & (distance_LM > -window)
-        return reads
-    if window is not None:
-        return distance_LM.abs() < window
-    return torch.ones_like(distance_LM, dtype=torch.bool)
-
-
-def _columns(bias_HR: Tensor, distance_LM: Tensor) -> Tensor:
-    farthest = bias_HR.shape[1] // 2
-    return distance_LM.clamp(-farthest, farthest) + farthest
-
-
-def bias_at(bias_HR: Tensor, distance_LM: Tensor) -> Tensor:
-    """[H, L, M]: what is added to each score."""
-    return bias_HR[:, _columns(bias_HR, distance_LM)]
 
 
 # ---------------------------------------------------------------------------------------------------------------- tiles
@@ -118,11 +70,6 @@ def _mask(
     """[L, M]: 0 where a query reads, else -inf."""
     reads_LM = allowed(distances(0, queries, 0, keys, ahead, device), causal, window)
     return torch.zeros(reads_LM.shape, dtype=dtype, device=device).masked_fill_(reads_LM.logical_not(), float("-inf"))
-
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what probabilities are summed: float32 or better."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class Reading(NamedTuple):
@@ -252,8 +199,8 @@ class _Explicit:
         pdp = kept * _ungroup(dout @ v.transpose(2, 3), q)
         dscores = pdp - p * pdp.sum(3, keepdim=True)
         if self.dbias_HR is not None and reading.distance is not None:
-            columns = _columns(self.dbias_HR, reading.distance).flatten()
-            self.dbias_HR.index_add_(1, columns, dscores.sum(0).flatten(1).to(self.dbias_HR.dtype))
+            places = columns(self.dbias_HR, reading.distance).flatten()
+            self.dbias_HR.index_add_(1, places, dscores.sum(0).flatten(1).to(self.dbias_HR.dtype))
         ds = _group((dscores * self.scale).to(q.dtype), k)
         return _ungroup(ds @ k, q), ds.transpose(2, 3) @ _group(q, k), dv
 

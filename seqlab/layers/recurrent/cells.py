@@ -10,7 +10,8 @@ and, if it wants,
     project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
     unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
     flops() -> float     useful FLOPs per token, forward and backward; without it: 6 times its matrix parameters
-    operator(x_NLD) -> Operator     which of ONNX's operators computes it (operators.py); without it: no export to ONNX
+    operator(x_NLD) -> Operator     the ONNX operator that computes it (seqlab/exporting/formats/onnx_operators.py);
+                                    without it: no export to ONNX
 
 `unroll` receives the values as they come in, in time-major order (seqlab/ragged.py), the lengths longest first and the
 state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
@@ -31,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.layers.linear import linear
-from seqlab.layers.operators import Operator, in_order
-from seqlab.layers.recurrent.unroll import has_cudnn, unroll_cudnn, unroll_gru, unroll_lstm, unroll_tanh
+from seqlab.layers.recurrent.cudnn import has_cudnn, unroll_cudnn
+from seqlab.layers.recurrent.unroll import unroll_gru, unroll_lstm, unroll_tanh
 
 
 class Cell(Protocol):
@@ -57,13 +58,11 @@ class GatedCell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
         return [self.weight_hh.new_zeros(batch, self.hidden_size)]
 
-    @torch.jit.unused
     def weights(self) -> list[Tensor]:
-        """In the order in which torch's own recurrences take them."""
+        """Return the parameters in the order in which torch's own recurrences take them."""
         return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
 
 
@@ -73,7 +72,6 @@ class TanhCell(GatedCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=1)
 
-    @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
         return linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
 
@@ -81,16 +79,10 @@ class TanhCell(GatedCell):
         h_BH = torch.tanh((x_BH + F.linear(state[0], self.weight_hh)).to(state[0].dtype))  # narrower under autocast
         return h_BH, [h_BH]
 
-    @torch.jit.unused
     def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         if has_cudnn(x_TD):
             return unroll_cudnn("rnn_tanh", x_TD, self.weights(), lengths, state, reverse)
         return unroll_tanh(self.project(x_TD), self.weight_hh, lengths, state, reverse)
-
-    @torch.jit.unused
-    def operator(self, x_NLD: Tensor) -> Operator:
-        """What it is in ONNX."""
-        return Operator("RNN", x_NLD, *in_order([0], self.weights()))
 
 
 class LSTMCell(GatedCell):
@@ -99,12 +91,10 @@ class LSTMCell(GatedCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=4)
 
-    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
         zeros_BH = self.weight_hh.new_zeros(batch, self.hidden_size)
         return [zeros_BH, zeros_BH]
 
-    @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
         return linear(x_TD, self.weight_ih, self.bias_ih + self.bias_hh)
 
@@ -115,16 +105,10 @@ class LSTMCell(GatedCell):
         h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
         return h_BH, [h_BH, c_BH]
 
-    @torch.jit.unused
     def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         if has_cudnn(x_TD):
             return unroll_cudnn("lstm", x_TD, self.weights(), lengths, state, reverse)
         return unroll_lstm(self.project(x_TD), self.weight_hh, lengths, state, reverse)
-
-    @torch.jit.unused
-    def operator(self, x_NLD: Tensor) -> Operator:
-        """What it is in ONNX."""
-        return Operator("LSTM", x_NLD, *in_order([0, 3, 1, 2], self.weights()))
 
 
 class GRUCell(GatedCell):
@@ -133,7 +117,6 @@ class GRUCell(GatedCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=3)
 
-    @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
         return linear(x_TD, self.weight_ih, self.bias_ih)
 
@@ -147,13 +130,7 @@ class GRUCell(GatedCell):
         h_BH = (1 - z) * n + z * h_BH
         return h_BH, [h_BH]
 
-    @torch.jit.unused
     def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         if has_cudnn(x_TD):
             return unroll_cudnn("gru", x_TD, self.weights(), lengths, state, reverse)
         return unroll_gru(self.project(x_TD), self.weight_hh, self.bias_hh, lengths, state, reverse)
-
-    @torch.jit.unused
-    def operator(self, x_NLD: Tensor) -> Operator:
-        """What it is in ONNX."""
-        return Operator("GRU", x_NLD, *in_order([1, 0, 2], self.weights()))

@@ -1,6 +1,6 @@
 """The loops of LSTM, GRU, tanh and of linear recurrences in machine code: native/recurrence.cpp.
 
-The functions are those of `loops.py`, argument for argument. As operators of torch they are seen by its profiler and
+The functions are those of `loop.py`, argument for argument. As operators of torch they are seen by its profiler and
 its counters.
 """
 

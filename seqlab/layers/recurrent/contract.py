@@ -110,12 +110,6 @@ class NestedState(nn.Module):
                 raise
             return getattr(super().__getattr__("cell"), name)
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        """Called by `torch.jit.script`, which cannot know what a nesting holds."""
-        raise TypeError(
-            f"{self.kind}, which does not script: let initial_state and forward take and return list[Tensor]"
-        )
-
 
 def _parts(state: Any) -> dict[Any, Any] | None:
     """The parts of one level of nesting by index, key or field; None for what is not nested."""

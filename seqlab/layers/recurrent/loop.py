@@ -1,4 +1,4 @@
-"""The loops of LSTM, GRU and tanh by torch's operators, on any device: the twin of `compiled_loops.py`.
+"""The loops of LSTM, GRU and tanh by torch's operators, on any device: the twin of `compiled.py`.
 
 A recurrence has few products that must wait for the step before, and many that need not. Here the loop keeps only the
 first kind. Forward: one product `h @ W` and the gates per step, into buffers made once. Backward: everything that does

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqlab.layers.linear import Linear
-from seqlab.layers.operators import Operator, linear_weights
 from seqlab.layers.recurrent import compiled
 from seqlab.layers.recurrent.steps import final_rows, previous_rows, reversed_rows
 from seqlab.ragged import offsets_of, positions_of, segments_of, widths_of
@@ -54,8 +53,8 @@ def linear_recurrence(
     return h_TH, last_BH
 
 
-def in_words(device: torch.device) -> str:
-    """What scans, for people."""
+def describe(device: torch.device) -> str:
+    """Return the name of what scans."""
     if compiled.can_run(torch.empty(1, device=device)):
         return "machine code of our own"
     return "a loop of torch's operators" if device.type == "cpu" else "a scan by halving"
@@ -146,26 +145,22 @@ class MinimalCell(nn.Module):
         self.hidden_size = hidden_size
         self.gates = Linear(input_size, gates * hidden_size)
 
-    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
         return [self.gates.weight.new_zeros(batch, self.hidden_size)]
+
+    def project(self, x_TD: Tensor) -> Tensor:
+        """Return a and b of all tokens, [T, 2 H]."""
+        raise NotImplementedError
 
     def forward(self, x_BG: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         a_BH, b_BH = x_BG.chunk(2, 1)
         h_BH = a_BH * state[0] + b_BH
         return h_BH, [h_BH]
 
-    @torch.jit.unused
     def unroll(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor], reverse: bool) -> tuple[Tensor, list[Tensor]]:
         a_TH, b_TH = self.project(x_TD).chunk(2, 1)
         h_TH, last_BH = linear_recurrence(a_TH, b_TH, lengths, state[0], reverse)
         return h_TH, [last_BH]
-
-    @torch.jit.unused
-    def operator(self, x_NLD: Tensor) -> Operator:
-        """What it is in ONNX."""
-        ab_NLH = self.project(x_NLD.flatten(0, 1)).unflatten(0, x_NLD.shape[:2])
-        return Operator("linear", ab_NLH, *linear_weights(self.hidden_size, ab_NLH))
 
 
 def positive(x: Tensor) -> Tensor:
@@ -185,7 +180,6 @@ class MinGRUCell(MinimalCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=2)
 
-    @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
         z, candidate = self.gates(x_TD).to(self.gates.weight.dtype).chunk(2, 1)
         return torch.cat([torch.sigmoid(-z), torch.sigmoid(z) * positive(candidate)], 1)
@@ -201,7 +195,6 @@ class MinLSTMCell(MinimalCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, gates=3)
 
-    @torch.jit.export
     def project(self, x_TD: Tensor) -> Tensor:
         f, i, candidate = self.gates(x_TD).to(self.gates.weight.dtype).chunk(3, 1)
         log_ratio = F.logsigmoid(f) - F.logsigmoid(i)

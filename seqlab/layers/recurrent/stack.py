@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from seqlab.layers.backend import is_fast
-from seqlab.layers.block import unroll_block
 from seqlab.layers.layer import SequenceLayer
 from seqlab.layers.recurrent.cells import Cell
 from seqlab.layers.recurrent.contract import check_step, make_cell
@@ -19,44 +19,44 @@ from seqlab.ragged import positions_of, time_major_of, widths_of
 class Recurrence(nn.Module):
     """One cell over one direction of a batch."""
 
-    def __init__(self, cell: nn.Module, reverse: bool, hidden_size: int) -> None:
+    def __init__(self, cell: Cell, reverse: bool, hidden_size: int) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell: Any = cell  # any module that keeps to the contract in cells.py
         self.reverse = reverse
         self.hidden_size = hidden_size
 
-    def forward(self, x_TD: Tensor, lengths: Tensor | None, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Time-major values [T, D], lengths longest first, state rows in that order; outputs and final state. Or what
-        `unroll_block` takes."""
-        if not torch.jit.is_scripting():
-            if x_TD.dim() == 3:
-                return unroll_block(self.cell, x_TD, lengths, state, self.reverse)
-        assert lengths is not None
-        if not torch.jit.is_scripting():
-            if is_fast() and hasattr(self.cell, "unroll"):
-                return self.cell.unroll(x_TD, lengths, state, self.reverse)
+    def forward(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Read time-major values [T, D], lengths longest first, state rows in that order; outputs and final state."""
+        if is_fast() and hasattr(self.cell, "unroll"):
+            return self.cell.unroll(x_TD, lengths, state, self.reverse)
+        return self.plain(x_TD, lengths, state)
+
+    def plain(self, x_TD: Tensor, lengths: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Compute the same by calling the cell once per step."""
         if hasattr(self.cell, "project"):
             x_TD = self.cell.project(x_TD)
         return self.loop(x_TD, lengths, state)
 
     def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One token of every sequence."""
+        """Read one token of every sequence."""
         if hasattr(self.cell, "project"):
             x_BD = self.cell.project(x_BD)
         output_BH, after = self.cell(x_BD, state)
-        if not torch.jit.is_scripting():
-            check_step(self.cell, self.hidden_size, output_BH, state, after)
+        self.check(output_BH, state, after)
         return output_BH, after
 
-    @torch.jit.unused
+    def check(self, output_BH: Tensor, before: list[Tensor], after: list[Tensor]) -> None:
+        """Raise ValueError if a step of the cell did not keep to the contract; see `check_step`."""
+        check_step(self.cell, self.hidden_size, output_BH, before, after)
+
     def flops(self) -> float:
-        """Useful FLOPs per token: what the cell says, or an estimate, as if every matrix of it were used once."""
+        """Return useful FLOPs per token: what the cell says, or an estimate, as if every matrix were used once."""
         if hasattr(self.cell, "flops"):
             return self.cell.flops()
         return 6.0 * sum(parameter.numel() for parameter in self.cell.parameters() if parameter.dim() == 2)
 
     def loop(self, x_TD: Tensor, lengths: Tensor, initial: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The plain path: call the cell once per step, on the sequences that are running."""
+        """Call the cell once per step, on the sequences that are running."""
         widths: list[int] = widths_of(lengths).tolist()
         if len(widths) == 0:  # no token: the last state is the initial state; one empty call tells the output's width
             return self.cell(x_TD, [tensor[:0] for tensor in initial])[0], initial
@@ -78,9 +78,8 @@ class Recurrence(nn.Module):
                 state = begun
             running = widths[s]
             output, after = self.cell(x[s], state)
-            if not torch.jit.is_scripting():
-                if changed:
-                    check_step(self.cell, self.hidden_size, output, state, after)
+            if changed:
+                self.check(output, state, after)
             outputs.append(output)
             state = after
         if self.reverse:
@@ -125,44 +124,33 @@ class RecurrentStack(SequenceLayer):
         self.residual = residual
         self.variational = variational
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList()
+        stacked = nn.ModuleList()
         for i in range(layers):
             width = input_size if i == 0 else self.output_size
             pair = [
                 Recurrence(make_cell(cell, width, hidden_size), reverse, hidden_size)
                 for reverse in (False, True)[:directions]
             ]
-            self.layers.append(nn.ModuleList(pair))
+            stacked.append(nn.ModuleList(pair))
+        self.layers = cast("Sequence[Sequence[Recurrence]]", stacked)
         self.state_size = len(self.layers[0][0].cell.initial_state(0))
 
-    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
-        """The states of all cells, layer by layer, forward before reverse: tensors [B, ...]."""
+        """Return the states of all cells, layer by layer, forward before reverse: tensors [B, ...]."""
         state: list[Tensor] = []
         for layer in self.layers:
             for recurrence in layer:
                 state += recurrence.cell.initial_state(batch)
         return state
 
-    @torch.jit.unused
     def flops(self, lengths: Tensor) -> float:
         return sum(recurrence.flops() for layer in self.layers for recurrence in layer) * int(lengths.sum())
 
-    @torch.jit.export
-    def core(
-        self, values: Tensor, lengths: Tensor | None, state: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Of a right-padded block [N, L, D] with lengths [N] too, which only exported graphs read (block.py)."""
-        if not torch.jit.is_scripting():
-            if values.dim() == 3 and (lengths is not None or torch.compiler.is_exporting()):
-                return self.unroll(values, lengths, self.initial_state(values.shape[0]) if state is None else state)
-        rows = values.shape[:-1]
-        if lengths is None:
-            lengths = torch.full([rows[0]], rows[1], dtype=torch.int64)
-            values = values.flatten(0, 1)
+    def core(self, values: Tensor, lengths: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return outputs [T, H'] and the states of all cells; see `initial_state` for their order."""
         if state is None:
             state = self.initial_state(lengths.shape[0])
-        elif not torch.jit.is_scripting():
+        else:
             self.check(state, lengths.shape[0])
         index, inverse, longest, widths = time_major_of(lengths)
         lengths = lengths[longest]
@@ -170,12 +158,10 @@ class RecurrentStack(SequenceLayer):
         state = [tensor.index_select(0, longest) for tensor in state]
         y, last = self.unroll(permute(values, index, inverse), lengths, state, widths)
         back = torch.argsort(longest)
-        return permute(y, inverse, index).unflatten(0, rows), [tensor.index_select(0, back) for tensor in last]
+        return permute(y, inverse, index), [tensor.index_select(0, back) for tensor in last]
 
-    def unroll(
-        self, y: Tensor, lengths: Tensor | None, state: list[Tensor], widths: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """All layers; see `Recurrence.forward`. Step s has `widths[s]` rows, of a block None."""
+    def unroll(self, y: Tensor, lengths: Tensor, state: list[Tensor], widths: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run all layers on time-major rows, of which step s has `widths[s]`; see `Recurrence.forward`."""
         last: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             x = self.drop(y, widths) if i > 0 or self.variational else y
@@ -192,7 +178,7 @@ class RecurrentStack(SequenceLayer):
         return y, last
 
     def step(self, x_BD: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The next token of every sequence, [B, D] to [B, H]; only for one direction."""
+        """Read the next token of every sequence, [B, D] to [B, H]; only for one direction."""
         after: list[Tensor] = []
         y = x_BD
         for i, layer in enumerate(self.layers):
@@ -204,21 +190,17 @@ class RecurrentStack(SequenceLayer):
                 y = y + x
         return self.dropout(y) if self.variational else y, after
 
-    def drop(self, x_TD: Tensor, widths: Tensor | None) -> Tensor:
-        """Dropout of time-major rows, of which step s has `widths[s]`."""
+    def drop(self, x_TD: Tensor, widths: Tensor) -> Tensor:
+        """Apply dropout to time-major rows, of which step s has `widths[s]`."""
         if not self.variational:
             return self.dropout(x_TD)
-        if not self.training or widths is None or x_TD.shape[0] == 0:
+        if not self.training or x_TD.shape[0] == 0:
             return x_TD
         mask_BD = self.dropout(x_TD.new_ones([int(widths[0]), x_TD.shape[1]]))
         return x_TD * mask_BD.index_select(0, positions_of(widths).to(x_TD.device))
 
     def check(self, state: list[Tensor], batch: int) -> None:
-        """Whether a state that was handed in fits.
-
-        Raises:
-            ValueError: it has not as many tensors as the cells, or one has another shape than theirs.
-        """
+        """Raise ValueError if a state that was handed in has not the tensors that the cells have."""
         expected = [[batch, *tensor.shape[1:]] for tensor in self.initial_state(0)]
         got = [list(tensor.shape) for tensor in state]
         if got != expected:

@@ -70,8 +70,5 @@ class _Permute(torch.autograd.Function):
 
 
 def permute(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """`x[index]` where `index` is a permutation and `inverse` undoes it."""
-    if torch.jit.is_scripting():
-        return x.index_select(0, index)
-    else:
-        return _Permute.apply(x, index, inverse)
+    """Return `x[index]` where `index` is a permutation and `inverse` undoes it."""
+    return _Permute.apply(x, index, inverse)

@@ -10,9 +10,8 @@ once; `backend("plain")` differentiates twice.
 
 from __future__ import annotations
 
-import warnings
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,56 +19,21 @@ from torch.autograd.function import once_differentiable
 
 from seqlab.layers.linear import over_rows
 from seqlab.layers.recurrent import compiled, loop
-from seqlab.layers.recurrent.steps import final_rows, permute, reversed_rows
-from seqlab.ragged import widths_of
+from seqlab.layers.recurrent.cudnn import has_cudnn
+from seqlab.layers.recurrent.steps import final_rows
 
 
 def loop_of(x: Tensor) -> ModuleType:
-    """Where the loop is computed for tensors such as this one."""
+    """Return the module that computes the loop for tensors such as this one."""
     return compiled if compiled.can_run(x) else loop
 
 
-def in_words(device: torch.device) -> str:
-    """What computes the loops of LSTM, GRU and tanh, for people."""
+def describe(device: torch.device) -> str:
+    """Return the name of what computes the loops of LSTM, GRU and tanh."""
     x = torch.empty(1, device=device)
     if has_cudnn(x):
         return "cuDNN on packed rows"
     return "machine code of our own" if loop_of(x) is compiled else "a loop of torch's operators"
-
-
-def has_cudnn(x: Tensor) -> bool:
-    """Whether cuDNN's recurrences run on tensors such as this one."""
-    return x.is_cuda and torch.backends.cudnn.is_acceptable(x)
-
-
-def unroll_cudnn(
-    kind: Literal["lstm", "gru", "rnn_tanh"],
-    x_TD: Tensor,
-    weights: list[Tensor],
-    lengths: Tensor,
-    state: list[Tensor],
-    reverse: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Outputs [T, H] and the state [B, H] after each sequence's last step, by torch's own packed recurrence.
-
-    It reads time-major rows and the widths of the steps. Its one direction is forward, so `reverse` turns the rows.
-    """
-    widths = widths_of(lengths)
-    if len(widths) == 0:
-        return x_TD.new_empty(0, weights[1].shape[1]), state
-    running = int(widths[0])
-    turned = reversed_rows(lengths).to(x_TD.device) if reverse else None
-    if turned is not None:
-        x_TD = permute(x_TD, turned, turned)
-    initial = [tensor[:running].unsqueeze(0) for tensor in state]
-    with warnings.catch_warnings():
-        # Each weight is a parameter of its own, as in any cell; cuDNN copies them together, which costs microseconds.
-        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
-        y_TH, *final = getattr(torch, kind)(
-            x_TD, widths, initial if kind == "lstm" else initial[0], weights, True, 1, 0.0, True, False
-        )
-    after = [torch.cat([s[0].to(whole.dtype), whole[running:]]) for s, whole in zip(final, state, strict=True)]
-    return y_TH if turned is None else permute(y_TH, turned, turned), after
 
 
 def unroll_lstm(

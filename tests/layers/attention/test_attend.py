@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqlab.layers.attention import attend as attend_module
 from seqlab.layers.attention import compiled, packed, tiles
-from seqlab.layers.attention.attend import attend, choose, in_words
+from seqlab.layers.attention.attend import attend, choose, describe
 from seqlab.layers.attention.packed import varlen
 from seqlab.layers.backend import backend
 
@@ -309,8 +309,8 @@ def test_the_kernel_is_chosen_by_what_is_asked(
 
 @pytest.mark.usefixtures("h100")
 def test_the_kernel_is_chosen_by_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_words(CUDA, torch.bfloat16) == "varlen_attn on packed rows"
-    assert "flash" in in_words(CPU, torch.bfloat16, head_width=6)
+    assert describe(CUDA, torch.bfloat16) == "varlen_attn on packed rows"
+    assert "flash" in describe(CPU, torch.bfloat16, head_width=6)
     with monkeypatch.context() as old:
         old.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert choose(CUDA, torch.float16, 64) == "efficient"

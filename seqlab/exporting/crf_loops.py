@@ -1,7 +1,7 @@
-"""A conditional random field over a right-padded block [N, L, C]: the form of it that goes into exported graphs.
+"""A conditional random field over a right-padded block [N, L, C], in the form that exported graphs keep.
 
-The equations of crf.py, with torch's operator `scan` for their loops (block.py), which in ONNX is an operator Scan. A
-step beyond a sequence's end changes nothing.
+The equations are those of seqlab/layers/crf.py, their loops those of loops.py. A step beyond the end of a sequence
+changes nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seqlab.layers.block import Step, scan
+from seqlab.exporting.loops import Step, scan
 from seqlab.ragged import inside_of
 
 
 def block_viterbi(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
-    """[N, L] int64: the tags of the path with the highest score; beyond a length any."""
+    """Return the tags of the path with the highest score, [N, L] int64; beyond a length they mean nothing."""
     count, length, classes = scores_NLC.shape
     same_NC = torch.arange(classes, device=scores_NLC.device).expand(count, -1)
 
@@ -35,7 +35,7 @@ def block_viterbi(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: T
 
 
 def block_probabilities(scores_NLC: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
-    """[N, L, C]: of each tag, over all paths; beyond a length any numbers."""
+    """Return the probability of each tag over all paths, [N, L, C]; beyond a length they mean nothing."""
     count, length, _ = scores_NLC.shape
     scores_LNC = scores_NLC.transpose(0, 1)
     runs_LN1, first_LN1 = _steps(lengths, length)
@@ -57,6 +57,6 @@ def block_probabilities(scores_NLC: Tensor, transitions: Tensor, start: Tensor, 
 
 
 def _steps(lengths: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """[L, N, 1] bool each: whether a sequence runs at a step, and whether it begins there."""
+    """Return whether a sequence runs at a step, and whether it begins there, [L, N, 1] bool each."""
     runs_LN1 = inside_of(lengths, length).t().unsqueeze(2)
     return runs_LN1, (torch.arange(length, device=lengths.device) == 0).view(-1, 1, 1).expand_as(runs_LN1)

@@ -1,8 +1,8 @@
-"""Loops over a right-padded block [N, L, ...]: the form of them that goes into exported graphs.
+"""Loops over a right-padded block [N, L, ...], in the form that exported graphs keep.
 
-`torch.export` unrolls a loop over a length, and so fixes the length. What it keeps as a loop is torch's operator
-`scan`, which is given one step. Every step computes all N rows; one that has ended keeps its state. That is work on
-padding, and nothing but an exported graph does it.
+`torch.export` unrolls a Python loop over a length, and so fixes the length. It keeps torch's operator `scan` as a loop,
+which is given one step. Every step computes all N rows; a row whose sequence has ended keeps its state. That is work on
+padding, and nothing but an exported graph does it. In ONNX the operator is called Scan.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab.errors import InputError
-from seqlab.layers.backend import is_onnx
-from seqlab.layers.operators import recur
 from seqlab.ragged import inside_of
 
 # A step takes and gives a state, tensors [N, ...]; it reads a row of each input, and writes a row of the output.
@@ -23,8 +20,10 @@ Step = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], Tensor]]
 
 
 def scan(step: Step, state: list[Tensor], inputs: list[Tensor], reverse: bool = False) -> tuple[list[Tensor], Tensor]:
-    """The last state, and the outputs of all steps [L, N, ...], in the order of the inputs [L, N, ...]; with `reverse`
-    the last input is read first."""
+    """Return the last state, and the outputs of all steps [L, N, ...], in the order of the inputs [L, N, ...].
+
+    With `reverse` the last input is read first.
+    """
     from torch._higher_order_ops.scan import scan  # here: it brings the compiler along
 
     # A graph's loop may not be handed one tensor twice.
@@ -34,7 +33,7 @@ def scan(step: Step, state: list[Tensor], inputs: list[Tensor], reverse: bool = 
 def unroll_block(
     cell: Any, x_NLD: Tensor, lengths: Tensor | None, state: list[Tensor], reverse: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs [N, L, H], of which those beyond a length mean nothing, and the state after each sequence's last step.
+    """Return outputs [N, L, H], of which those beyond a length mean nothing, and the state after each last step.
 
     Args:
         cell: see seqlab/layers/recurrent/cells.py.
@@ -42,17 +41,7 @@ def unroll_block(
         lengths: [N] int64, on the values' device; None: all are L.
         state: tensors [N, ...] before the first step.
         reverse: read every sequence from its end.
-
-    Raises:
-        InputError: ONNX is asked for, and has no operator for this cell.
     """
-    if is_onnx():
-        if not hasattr(cell, "operator"):
-            raise InputError(
-                f"ONNX has no operator that computes {type(cell).__name__}: it knows LSTM, GRU and tanh (and minGRU "
-                "and minLSTM by its LSTM); for other cells set format=torchscript, pt2 or aoti"
-            )
-        return recur(cell.operator(x_NLD), lengths, state, reverse)
     count, length = x_NLD.shape[:2]
     if hasattr(cell, "project"):
         x_NLD = cell.project(x_NLD.flatten(0, 1)).unflatten(0, [count, length])

@@ -1,4 +1,4 @@
-"""The layers that train are the layers that deploy: scripted, and exported, they equal eager mode on other lengths."""
+"""The layers that train, as TorchScript compiles them, equal eager mode on other lengths."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from my_module import MyCell
+from scripted_layers import scripted
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.crf import CRFHead
 from seqlab.layers.embedding import Embedding
 from seqlab.layers.heads import Head, SigmoidHead, SoftmaxHead
-from seqlab.layers.layer import SequenceLayer
+from seqlab.layers.linear import linear
 from seqlab.layers.pooling import PoolingKind, make_pooling
 from seqlab.layers.positions import (
     LearnedPositions,
@@ -32,11 +32,6 @@ from seqlab.layers.universal import UniversalTransformer
 from seqlab.layers.word_vectors import WordVectors
 
 OTHER_LENGTHS = [[3, 0, 5], [1], [4, 4, 4, 2], [0]]
-
-
-def scripted(module: nn.Module) -> torch.jit.ScriptModule:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
-        return torch.jit.script(module)
 
 
 @pytest.mark.parametrize("cell", [LSTMCell, GRUCell, TanhCell, MyCell, MinGRUCell, MinLSTMCell])
@@ -185,60 +180,8 @@ def test_word_vectors_script(word_vocabulary: int | None) -> None:
         assert torch.allclose(script.core(*given), layer.core(*given), atol=1e-6)
 
 
-class Equal(nn.Module):
-    """`torch.export` wants a module whose forward is what to export."""
-
-    def __init__(self, layer: SequenceLayer) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x_NLD: Tensor) -> Tensor:
-        return self.layer.equal(x_NLD)
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("scheme", [RotaryPositions, RelativePositions])
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_transformer_exports_with_dynamic_count_and_length(
-    causal: bool, scheme: type[NoPositions], options: dict[str, Any]
-) -> None:
-    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4), **options).eval()
-    dynamic = ({0: Dim("sequences", min=1), 1: Dim("length", min=1)},)
-    program = torch.export.export(Equal(stack), (torch.randn(3, 5, 8),), dynamic_shapes=dynamic)
-    for shape in ((1, 1, 8), (2, 9, 8), (7, 4, 8)):
-        x = torch.randn(shape)
-        assert torch.allclose(program.module()(x), stack.equal(x), atol=1e-6)
-
-
-class ToEqual(nn.Module):
-    """The same for the stack of a decoder."""
-
-    def __init__(self, stack: TransformerStack) -> None:
-        super().__init__()
-        self.stack = stack
-
-    def forward(self, x_NLD: Tensor, memory_NLD: Tensor) -> Tensor:
-        return self.stack.core(x_NLD, None, None, self.stack.remember(memory_NLD, None))[0]
-
-
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_stack_of_a_decoder_exports(options: dict[str, Any]) -> None:
-    stack = ToEqual(TransformerStack(8, 2, 2, 16, True, RotaryPositions(8, 4), memory_width=6, **options)).eval()
-    count = Dim("sequences", min=1)
-    dynamic = ({0: count, 1: Dim("length", min=1)}, {0: count, 1: Dim("source", min=1)})
-    program = torch.export.export(stack, (torch.randn(3, 5, 8), torch.randn(3, 4, 6)), dynamic_shapes=dynamic)
-    for count, length, source in ((1, 1, 7), (2, 9, 1), (7, 4, 4)):
-        x, memory = torch.randn(count, length, 8), torch.randn(count, source, 6)
-        assert torch.allclose(program.module()(x, memory), stack(x, memory), atol=1e-6)
-        given = (
-            torch.full((count,), length),
-            None,
-            stack.stack.remember(memory.flatten(0, 1), torch.full((count,), source)),
-        )
-        assert torch.allclose(stack(x, memory).flatten(0, 1), stack.stack.core(x.flatten(0, 1), *given)[0], atol=1e-5)
-
-
-def test_a_universal_transformer_says_that_it_cannot_be_exported() -> None:
-    layer = UniversalTransformer(8, 2, 5, 16, True, RotaryPositions(8, 4)).eval()
-    with pytest.raises(NotImplementedError, match=r"depends on the data.*model=transformer"):
-        torch.export.export(Equal(layer), (torch.randn(3, 5, 8),))
+def test_training_goes_on_as_if_nothing_had_been_scripted() -> None:
+    stack = RecurrentStack(6, 4, LSTMCell)
+    scripted(stack)
+    assert type(stack) is RecurrentStack
+    assert not hasattr(linear, "__prepare_scriptable__")

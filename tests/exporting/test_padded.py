@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,13 +13,16 @@ from torch.export import Dim
 
 from my_module import MyCell
 from seqlab.exporting.formats.pt2 import quiet
+from seqlab.exporting.padded import to_padded
+from seqlab.exporting.requirements import UnsuitedError
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.crf import CRFHead
-from seqlab.layers.pooling import PoolingKind, make_pooling
+from seqlab.layers.pooling import MeanPooling, PoolingKind, make_pooling
 from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
 from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
+from seqlab.layers.universal import UniversalTransformer
 from seqlab.ragged import Layout, Ragged
 
 OTHER_LENGTHS = [[3, 0, 5, 1], [1], [4, 4, 4], [0], [9, 2]]
@@ -46,7 +49,10 @@ def test_pooling(lengths: list[int], kind: PoolingKind) -> None:
     layer, x = make_pooling(kind, 8, backward=3), ragged(lengths)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
-    torch.testing.assert_close(layer.core(block(x), x.lengths), layer.core(x.values, x.lengths))
+    padded = to_padded(layer)
+    torch.testing.assert_close(padded.core(block(x), x.lengths), layer.core(x.values, x.lengths))
+    if len(set(lengths)) == 1 and lengths[0]:
+        torch.testing.assert_close(padded.core(block(x), None), layer.core(x.values, x.lengths))
 
 
 @pytest.mark.parametrize("scheme", [NoPositions, RotaryPositions, RelativePositions])
@@ -59,14 +65,14 @@ def test_a_transformer(scheme: type[NoPositions], causal: bool, window: int | No
     stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4), window=window, kv_heads=1).eval()
     for parameter in stack.parameters():
         nn.init.normal_(parameter, std=0.5)
-    x = ragged(lengths)
+    x, padded = ragged(lengths), to_padded(stack)
     with torch.no_grad():
-        values, state = stack.core(block(x), x.lengths, None)
+        values, state = padded.core(block(x), x.lengths, None)
         expected, cache = stack.core(x.values, x.lengths, None)
         torch.testing.assert_close(rows(values, x), expected)
         if causal:  # the second continues from the first, by as many tokens of each as there are
             x = ragged(lengths[::-1])
-            values, state = stack.core(block(x), x.lengths, state)
+            values, state = padded.core(block(x), x.lengths, state)
             expected, cache = stack.core(x.values, x.lengths, cache)
             torch.testing.assert_close(rows(values, x), expected)
             assert torch.equal(state[-1], cache[-1])
@@ -77,13 +83,15 @@ def test_attention_to_a_memory(lengths: list[int]) -> None:
     decoder = TransformerStack(8, 2, 1, 16, True, RotaryPositions(8, 4), memory_width=6).eval()
     other = GlobalAttention(8, 6)
     x, memory = ragged(lengths), ragged(lengths[::-1], 6)
-    inputs = (block(memory), memory.lengths), (memory.values, memory.lengths)
     with torch.no_grad():
-        padded, plain = (decoder.remember(*each) for each in inputs)
-        values = decoder.core(block(x), x.lengths, None, padded)[0]
+        plain = decoder.remember(memory.values, memory.lengths)
+        padded = to_padded(decoder)
+        kept = padded.remember(block(memory), memory.lengths)
+        values = padded.core(block(x), x.lengths, None, kept)[0]
         torch.testing.assert_close(rows(values, x), decoder.core(x.values, x.lengths, None, plain)[0])
-        padded, plain = (other.remember(*each) for each in inputs)
-        values = other.core(block(x), x.lengths, padded)
+        plain = other.remember(memory.values, memory.lengths)
+        twin = to_padded(other)
+        values = twin.core(block(x), x.lengths, twin.remember(block(memory), memory.lengths))
         torch.testing.assert_close(rows(values, x), other.core(x.values, x.lengths, plain))
 
 
@@ -109,7 +117,7 @@ def exported(layer: nn.Module) -> nn.Module:
     dynamic = ({0: count, 1: Dim("length", min=1)}, {0: count})
     with quiet():
         example = (torch.randn(3, 5, 8), torch.tensor([5, 2, 0]))
-        return torch.export.export(Padded(layer).eval(), example, dynamic_shapes=dynamic).module()
+        return torch.export.export(Padded(to_padded(layer)).eval(), example, dynamic_shapes=dynamic).module()
 
 
 @pytest.mark.parametrize("cell", [LSTMCell, MyCell])
@@ -124,6 +132,18 @@ def test_a_recurrence_exports_with_dynamic_count_and_length(cell: type[nn.Module
         torch.testing.assert_close(state, expected_state)
 
 
+@pytest.mark.parametrize("cell", [LSTMCell, MyCell])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_recurrence_over_a_dense_block(cell: type[nn.Module], bidirectional: bool) -> None:
+    stack = RecurrentStack(8, 4, cell, 2, bidirectional, residual=True)
+    x = torch.randn(3, 5, 8)
+    with torch.no_grad():
+        values, state = to_padded(stack).core(x, None)
+        expected, expected_state = stack.core(x.flatten(0, 1), torch.full((3,), 5))
+    torch.testing.assert_close(values.flatten(0, 1), expected)
+    torch.testing.assert_close(state, expected_state)
+
+
 def test_a_conditional_random_field_exports_with_its_search() -> None:
     allowed = (~torch.eye(5, dtype=torch.bool), torch.arange(5) > 1, torch.arange(5) < 4)
     head = CRFHead(8, 5, allowed)
@@ -133,3 +153,69 @@ def test_a_conditional_random_field_exports_with_its_search() -> None:
         tags, probabilities = graph(block(x), x.lengths)
         assert torch.equal(rows(tags, x), head.decode(x.values, x.lengths))
         torch.testing.assert_close(rows(probabilities, x), head.probabilities(x.values, x.lengths))
+
+
+class Dense(nn.Module):
+    """The same for sequences of one length, of a stack or of the stack of a decoder."""
+
+    def __init__(self, stack: TransformerStack) -> None:
+        super().__init__()
+        self.stack = to_padded(stack)
+
+    def forward(self, x_NLD: Tensor, memory_NLD: Tensor | None = None) -> Tensor:
+        memory = None if memory_NLD is None else self.stack.remember(memory_NLD, None)
+        return self.stack.core(x_NLD, None, None, memory)[0]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plainest": {},
+    "window, one key head": {"window": 2, "kv_heads": 1, "attention_dropout": 0.5},
+    "gated, rms": {"activation": "swiglu", "norm": "rms", "checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("scheme", [RotaryPositions, RelativePositions])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_transformer_exports_with_dynamic_count_and_length(
+    causal: bool, scheme: type[NoPositions], options: dict[str, Any]
+) -> None:
+    stack = TransformerStack(8, 2, 2, 16, causal, scheme(8, 4), **options).eval()
+    dynamic = {"x_NLD": {0: Dim("sequences", min=1), 1: Dim("length", min=1)}, "memory_NLD": None}
+    program = torch.export.export(Dense(stack), (torch.randn(3, 5, 8), None), dynamic_shapes=dynamic).module()
+    for count, length in ((1, 1), (2, 9), (7, 4)):
+        x = torch.randn(count, length, 8)
+        expected, _ = stack.core(x.flatten(0, 1), torch.full((count,), length))
+        torch.testing.assert_close(program(x, None).flatten(0, 1), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_stack_of_a_decoder_exports(options: dict[str, Any]) -> None:
+    stack = TransformerStack(8, 2, 2, 16, True, RotaryPositions(8, 4), memory_width=6, **options).eval()
+    count = Dim("sequences", min=1)
+    dynamic = ({0: count, 1: Dim("length", min=1)}, {0: count, 1: Dim("source", min=1)})
+    example = (torch.randn(3, 5, 8), torch.randn(3, 4, 6))
+    program = torch.export.export(Dense(stack), example, dynamic_shapes=dynamic).module()
+    for count, length, source in ((1, 1, 7), (2, 9, 1), (7, 4, 4)):
+        x, memory = torch.randn(count, length, 8), torch.randn(count, source, 6)
+        kept = stack.remember(memory.flatten(0, 1), torch.full((count,), source))
+        expected, _ = stack.core(x.flatten(0, 1), torch.full((count,), length), None, kept)
+        torch.testing.assert_close(program(x, memory).flatten(0, 1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_universal_transformer_has_no_graph() -> None:
+    with pytest.raises(UnsuitedError, match=r"depends on the data.*model=transformer"):
+        to_padded(UniversalTransformer(8, 2, 5, 16, True, RotaryPositions(8, 4)))
+
+
+def test_a_subclass_of_the_users_own_keeps_what_it_adds() -> None:
+    class Louder(MeanPooling):
+        def flops(self, lengths: Tensor) -> float:
+            return 7.0
+
+    layer, x = Louder(), ragged([2, 3])
+    padded = to_padded(layer)
+    assert type(layer) is Louder
+    assert isinstance(padded, Louder)
+    assert padded.flops(x.lengths) == 7.0
+    torch.testing.assert_close(padded.core(block(x), x.lengths), layer.core(x.values, x.lengths))
