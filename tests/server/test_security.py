@@ -160,7 +160,7 @@ def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_
 PROGRAMS = {
     "seqlab/layers/native/heap.py": {"CDLL("},  # of the C library
     "seqlab/layers/native/compiler.py": {"CDLL("},
-    "seqlab/exporting/formats/pt2.py": {"aoti_load_package("},
+    "seqlab/exporting/formats/aoti.py": {"aoti_load_package("},
     "seqlab/exporting/formats/pt2_loading.py": {
         "torch.load(",
         "export.load(",
