@@ -169,7 +169,7 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"the bundle {folder} is damaged: {error}") from error
     known = Vocabularies.from_files(files, end_tokens, folder)
-    preprocessor = instantiate(_resolved(form_node, trust, folder), "form", trust=trust)
+    preprocessor = instantiate(_resolved(form_node, trust, folder), "form", base=Preprocessor, trust=trust)
     specification, sizes = _resolved(task_node, trust, folder), build_context(preprocessor, known)
     shapes = {name: weight.shape for name, weight in weights.items()}
     if not trust:  # what is described may be too large to be made; the user's own code need not know this device
@@ -202,7 +202,7 @@ def build(specification: Mapping[str, Any], context: Mapping[str, Any], trust: C
     Raises:
         InputError: the specification is wrong; one line for each mistake.
     """
-    return instantiate(specification, "task", trust=trust, **context)
+    return instantiate(specification, "task", base=Task, trust=trust, **context)
 
 
 def _named(node: Any) -> Any:

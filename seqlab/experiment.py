@@ -92,9 +92,9 @@ def build(config: Config, trust: Collection[str] = ()) -> Experiment:
     device = choose_device(config["device"])
     torch.set_num_threads(config["threads"] or THREADS)
     micro_tokens = config["trainer"]["micro_tokens"]
-    preprocessor = instantiate(config["form"], "form", trust=trust)
+    preprocessor = instantiate(config["form"], "form", base=Preprocessor, trust=trust)
     corpus, loaders = build_data(
-        config, preprocessor, instantiate(config["tokenizer"], "tokenizer", trust=trust), trust
+        config, preprocessor, instantiate(config["tokenizer"], "tokenizer", base=TokenizerTrainer, trust=trust), trust
     )
     torch.manual_seed(config["seed"])
     try:
@@ -120,7 +120,7 @@ def build_data(
     splits: Collection[str] = SPLITS,
 ) -> tuple[Corpus, dict[str, Loader]]:
     """The prepared corpus, and a loader for each of its splits; only that of "train" shuffles."""
-    source: Source = instantiate(config["data"], "data", trust=trust)
+    source: Source = instantiate(config["data"], "data", base=Source, trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
     longest, over_long = batch.max_length or batch.tokens, batch.over_long or preprocessor.policies[0]
@@ -161,7 +161,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer, handed its parts; whenever a new best model is saved, the bundle is written."""
     task, loaders = experiment.task, experiment.loaders
-    schedule: Schedule = instantiate(config["schedule"], "schedule", trust=trust)
+    schedule: Schedule = instantiate(config["schedule"], "schedule", base=Schedule, trust=trust)
     spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
     if not spanned and schedule.factor(10**9, 0.0) != schedule.factor(10**9, 1.0):
         logger.warning("the learning rate will not decay: a schedule spans steps, epochs or tokens, not max_minutes")

@@ -121,3 +121,21 @@ def test_a_metric_of_ones_own_in_a_file_must_be_trusted(verb: Verb) -> None:
 def test_metrics_that_cannot_be_had_are_told(verb: Verb, words: list[str], told: str) -> None:
     code, _, err = verb("train", *PAIRS, *words, *STEPS)
     assert (code, told in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("section", "base"),
+    [
+        ("schedule", "seqlab.training.schedules.Schedule"),
+        ("data", "seqlab.data.sources.source.Source"),
+        ("form", "seqlab.data.preprocessing.preprocessor.Preprocessor"),
+        ("tokenizer", "seqlab.text.tokenizer_training.TokenizerTrainer"),
+        ("task", "seqlab.tasks.task.Task"),
+    ],
+)
+def test_a_part_without_its_base_class_is_refused(verb: Verb, section: str, base: str) -> None:
+    """What it leaves out would have no default."""
+    Path("bare.py").write_text("class Bare:\n    def __init__(self, **settings):\n        pass\n")
+    code, _, err = verb("train", *tiny(f"{section}._target_=bare.Bare", *STEPS))
+    told = f"{section}._target_=bare.Bare: expected a subclass of {base}, which has defaults for what yours leaves out"
+    assert (code, told in err) == (2, True), err

@@ -538,9 +538,10 @@ def test_a_run_that_would_end_in_its_warm_up_is_told_so(
 def test_own_optimizer_and_schedule(verb: Callable[..., Outcome]) -> None:
     Path("mine.py").write_text(
         "import torch\n"
+        "from seqlab.training.schedules import Schedule\n"
         "def sgd(model, lr: float, betas: list[float], eps: float, weight_decay: float):\n"
         "    return torch.optim.SGD(model.parameters(), lr=lr)\n"
-        "class Half:\n"
+        "class Half(Schedule):\n"
         "    def __init__(self, warmup_steps: int, floor: float):\n"
         "        pass\n"
         "    def factor(self, step, progress):\n"

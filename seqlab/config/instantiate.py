@@ -43,6 +43,7 @@ def instantiate(
     /,
     *,
     target: Callable[..., Any] | None = None,
+    base: type | None = None,
     trust: Collection[str] = (),
     **context: Any,
 ) -> Any:
@@ -52,19 +53,27 @@ def instantiate(
         node: plain dicts, lists and scalars.
         key: where the node stands in the configuration, such as "model"; messages begin with it.
         target: what to call, for a plain section without a `_target_`.
+        base: the class that the object must be of.
         trust: targets that the user has named, or modules, of which what they define may be a target, and nothing that
             they import. All others must be parts of seqlab (`is_part`), or modules, optimizers or schedulers of torch.
         context: what is found out at run time, such as the size of the vocabulary. Each goes to every node of the tree
             whose signature has an argument of its name, and to no other.
 
     Raises:
-        InputError: the node is wrong, with a line for each mistake; or a target raised ValueError on its arguments.
+        InputError: the node is wrong, with a line for each mistake; a target raised ValueError on its arguments; or the
+            object is not of the base class.
     """
     tree = _Tree(trust, context)
     part = tree.read(node, key, target)
     if tree.mistakes:
         raise InputError("\n".join(tree.mistakes))
-    return part.build(context)
+    built = part.build(context)
+    if base is not None and not isinstance(built, base):
+        raise InputError(
+            f"{key}._target_={node.get('_target_')}: expected a subclass of {base.__module__}.{base.__qualname__}, "
+            f"which has defaults for what yours leaves out; got {type(built).__name__}"
+        )
+    return built
 
 
 def mistakes(
