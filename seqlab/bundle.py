@@ -1,7 +1,7 @@
 """The bundle: the folder a trained model travels in. Written by training, read by serving.
 
-    model.json         task with its model, and form: built-in parts by name, the user's as module:Class; how long
-                       texts were cut; digests of the rest
+    model.json         task with its model, and form: seqlab's own parts by their dotted names, the user's as
+                       module:Class; how long texts were cut; digests of the rest
     model.safetensors  the weights, each storage once
     tokenizer.json     and, where the task has them, target_tokenizer.json, labels.json, words.json
     README.md          for whoever finds the folder
@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from seqlab.config.instantiate import instantiate
+from seqlab.config.instantiate import instantiate, names_part
 from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.errors import InputError
 from seqlab.storage.files import read_plain
@@ -34,52 +34,13 @@ from seqlab.tasks.task import Task
 from seqlab.text.vocabularies import FILES as VOCABULARY_FILES
 from seqlab.text.vocabularies import Vocabularies
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # All that a bundle may consist of, besides model.json.
 FILES = ("model.safetensors", *VOCABULARY_FILES, "README.md")
 
-# What a bundle may name, and what it stands for. Renaming a class keeps its entry: bundles outlive refactorings.
-PARTS = {
-    "LanguageModelingPreprocessor": "seqlab.data.preprocessing.language_modeling.LanguageModelingPreprocessor",
-    "MaskedLanguageModelingPreprocessor": "seqlab.data.preprocessing.masked_language_modeling.MaskedLanguageModelingPreprocessor",  # noqa: E501
-    "StreamLanguageModelingPreprocessor": "seqlab.data.preprocessing.stream_language_modeling.StreamLanguageModelingPreprocessor",  # noqa: E501
-    "ClassificationPreprocessor": "seqlab.data.preprocessing.classification.ClassificationPreprocessor",
-    "TaggingPreprocessor": "seqlab.data.preprocessing.tagging.TaggingPreprocessor",
-    "SequenceToSequencePreprocessor": "seqlab.data.preprocessing.sequence_to_sequence.SequenceToSequencePreprocessor",
-    "Decoding": "seqlab.models.decoding.Decoding",
-    "BytePairs": "seqlab.text.tokenizer_training.BytePairs",
-    "Bytes": "seqlab.text.tokenizer_training.Bytes",
-    "Characters": "seqlab.text.tokenizer_training.Characters",
-    "Words": "seqlab.text.tokenizer_training.Words",
-    "Given": "seqlab.text.tokenizer_training.Given",
-    "Classification": "seqlab.tasks.classification.Classification",
-    "Tagging": "seqlab.tasks.tagging.Tagging",
-    "SequenceToSequence": "seqlab.tasks.sequence_to_sequence.SequenceToSequence",
-    "LanguageModeling": "seqlab.tasks.language_modeling.LanguageModeling",
-    "StreamLanguageModeling": "seqlab.tasks.stream_language_modeling.StreamLanguageModeling",
-    "MaskedLanguageModeling": "seqlab.tasks.masked_language_modeling.MaskedLanguageModeling",
-    "MaskedLanguageModel": "seqlab.models.masked_language_model.MaskedLanguageModel",
-    "LanguageModel": "seqlab.models.language_model.LanguageModel",
-    "Tagger": "seqlab.models.tagger.Tagger",
-    "Classifier": "seqlab.models.classifier.Classifier",
-    "Seq2Seq": "seqlab.models.seq2seq.Seq2Seq",
-    "RecurrentEncoder": "seqlab.models.encoders.RecurrentEncoder",
-    "TransformerEncoder": "seqlab.models.encoders.TransformerEncoder",
-    "UniversalEncoder": "seqlab.models.encoders.UniversalEncoder",
-    "WordVectors": "seqlab.layers.word_vectors.WordVectors",
-    "LSTMCell": "seqlab.layers.recurrent.cells.LSTMCell",
-    "GRUCell": "seqlab.layers.recurrent.cells.GRUCell",
-    "TanhCell": "seqlab.layers.recurrent.cells.TanhCell",
-    "MinGRUCell": "seqlab.layers.recurrent.minimal.MinGRUCell",
-    "MinLSTMCell": "seqlab.layers.recurrent.minimal.MinLSTMCell",
-    "NoPositions": "seqlab.layers.positions.NoPositions",
-    "LearnedPositions": "seqlab.layers.positions.LearnedPositions",
-    "SinusoidalPositions": "seqlab.layers.positions.SinusoidalPositions",
-    "RotaryPositions": "seqlab.layers.positions.RotaryPositions",
-    "RelativePositions": "seqlab.layers.positions.RelativePositions",
-}
-_NAMES = {target: name for name, target in PARTS.items()}
+# The packages whose parts (`config.instantiate.PARTS`) a bundle may name.
+PACKAGES = ("seqlab.layers", "seqlab.models", "seqlab.tasks", "seqlab.text", "seqlab.data.preprocessing")
 
 
 @dataclass(frozen=True)
@@ -188,8 +149,15 @@ def load(path: Path | str, trust: Collection[str] = ()) -> Bundle:
     folder = find(path)
     try:
         description = json.loads(read_plain(folder / "model.json"))
-        if description["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"its format is {description['format_version']}, this seqlab reads {FORMAT_VERSION}")
+        version = description["format_version"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"the bundle {folder} is damaged: {error}") from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"the bundle {folder} has format {version!r}, and this seqlab reads format {FORMAT_VERSION}: use the "
+            "seqlab that wrote it, or train the model again"
+        )
+    try:
         task_node, form_node, end_tokens = (description[key] for key in ("task", "form", "end_tokens"))
         digests = description["sha256"]
         if strange := [name for name in (*digests, *end_tokens) if name not in FILES]:
@@ -238,17 +206,23 @@ def build(specification: Mapping[str, Any], context: Mapping[str, Any], trust: C
 
 
 def _named(node: Any) -> Any:
-    """A specification with every `_target_` as `part`: by its name in PARTS, or as module:Class."""
+    """Return a specification with every `_target_` as `part`: without "seqlab.", or, of the user's, as module:Class."""
     if isinstance(node, Mapping):
         names = {"part" if key == "_target_" else key: _named(value) for key, value in node.items()}
         if "part" in names:
-            names["part"] = _NAMES.get(names["part"], ":".join(names["part"].rsplit(".", 1)))
+            module, _, name = str(names["part"]).rpartition(".")
+            ours = module.startswith("seqlab.")
+            names["part"] = f"{module.removeprefix('seqlab.')}.{name}" if ours else f"{module}:{name}"
         return names
     return [_named(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def _resolved(node: Any, trust: Iterable[str], folder: Path) -> Any:
-    """The specification that `_named` was given; only parts in PARTS, and those of trusted modules."""
+    """Return the specification that `_named` was given, with parts of `PACKAGES` and of trusted modules alone.
+
+    Raises:
+        InputError: it names another part, or holds a `_target_`.
+    """
     if isinstance(node, Mapping):
         if "_target_" in node:
             raise InputError(f"the bundle {folder} is damaged: it holds a _target_")
@@ -256,14 +230,17 @@ def _resolved(node: Any, trust: Iterable[str], folder: Path) -> Any:
         if "part" not in node:
             return plain
         part = str(node["part"])
-        if part in PARTS:
-            return {"_target_": PARTS[part], **plain}
-        module = part.partition(":")[0]
-        if module not in trust:
-            raise InputError(
-                f"the bundle {folder} uses code that is not seqlab's own, {part}; if you trust it, add trust={module}"
-            )
-        return {"_target_": part.replace(":", "."), **plain}
+        module, colon, _ = part.partition(":")
+        if colon:
+            if module not in trust:
+                raise InputError(
+                    f"the bundle {folder} uses code that is not seqlab's own, {part}; if you trust it, add "
+                    f"trust={module}"
+                )
+            return {"_target_": part.replace(":", "."), **plain}
+        if not names_part(f"seqlab.{part}", PACKAGES):
+            raise InputError(f"the bundle {folder} is damaged: it names a part that is not seqlab's own, {part!r}")
+        return {"_target_": f"seqlab.{part}", **plain}
     return [_resolved(item, trust, folder) for item in node] if isinstance(node, list) else node
 
 

@@ -19,7 +19,7 @@ from seqlab import bundle
 from seqlab.config.instantiate import instantiate
 from seqlab.config.schema import Batching, Config, Loading, Settings, plainly
 from seqlab.data.corpus import Corpus, prepare
-from seqlab.data.loader import Loader
+from seqlab.data.loader import Loader, PlannedLoader
 from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.data.sources.source import SPLITS, Source
 from seqlab.data.streaming import Beginning, Streamed
@@ -36,6 +36,7 @@ from seqlab.training.limits import Limits
 from seqlab.training.logging.run_log import RunLog
 from seqlab.training.precision import DTYPES, in_precision
 from seqlab.training.run_folder import RunFolder
+from seqlab.training.schedules import Schedule
 from seqlab.training.throughput import Throughput, gemm_peak
 from seqlab.training.trainer import Trainer
 
@@ -73,7 +74,7 @@ class Experiment:
             "source": self.corpus.source,
             "tokenizer": self.corpus.vocabularies.digest,
             "data": self.corpus.fingerprint,
-            "plan": self.loaders["train"].plan(0).digest,
+            "plan": self.loaders["train"].planned.plan(0).digest,
             "parameters": sum(parameter.numel() for parameter in self.task.model.parameters()),
         }
 
@@ -148,9 +149,9 @@ def build_data(
             how = (batch.tokens, batch.pool, seed, longest, over_long)
             loaders[split] = Streamed(source, preprocessor, corpus.vocabularies, examples, *how)
         else:
-            loaders[split] = Loader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
-    if batch.first_batches is not None:  # overfitting on purpose: judged on what it is trained on
-        train = Loader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
+            loaders[split] = PlannedLoader(examples, tokens, batch.pool, seed, workers, reading.prefetch)
+    if batch.first_batches is not None:  # overfitting on purpose: evaluated on what it is trained on
+        train = PlannedLoader(loaders["train"].examples, tokens, batch.pool, config["seed"], 0, 2, batch.first_batches)
         loaders |= {"train": train, "validation": train}
     return corpus, loaders
 
@@ -160,7 +161,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer, handed its parts; whenever a new best model is saved, the bundle is written."""
     task, loaders = experiment.task, experiment.loaders
-    schedule = instantiate(config["schedule"], "schedule", trust=trust)
+    schedule: Schedule = instantiate(config["schedule"], "schedule", trust=trust)
     spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
     if not spanned and schedule.factor(10**9, 0.0) != schedule.factor(10**9, 1.0):
         logger.warning("the learning rate will not decay: a schedule spans steps, epochs or tokens, not max_minutes")
@@ -183,7 +184,7 @@ def build_trainer(
         device=experiment.device,
         publish=publish,
     )
-    warn_of_warm_up(getattr(schedule, "warmup_steps", 0), trainer.limits, loaders["train"])
+    warn_of_warm_up(schedule.warmup_steps, trainer.limits, loaders["train"])
     return trainer
 
 

@@ -33,8 +33,9 @@ def job(command: Command) -> None:
     with RunFolder.create(named) if named else RunFolder.unique(unnamed) as folder:
         preprocessor, tokenizer = (instantiate(config[part], part, trust=trust) for part in ("form", "tokenizer"))
         corpus, loaders = experiment.build_data(config, preprocessor, tokenizer, trust)
-        found = statistics.statistics(corpus, loaders)
-        loader = loaders["train"]
+        planned = {split: loader.planned for split, loader in loaders.items()}
+        found = statistics.statistics(corpus, planned)
+        loader = planned["train"]
         examples = loader.examples
         settled = {"tokens": loader.tokens, "max_length": examples.max_length, "over_long": examples.over_long}
         batching = {**config["batch"], **settled}

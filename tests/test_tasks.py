@@ -316,4 +316,4 @@ def test_what_a_task_cannot_do_is_told(verb: Callable[..., Outcome]) -> None:
     code, _, err = verb("train", *words)
     assert (code, "its tokenizer loses some: choose tokenizer@form.target_tokenizer=bpe" in err) == (2, True), err
     code, _, err = verb("train", "task=seq2seq", "data=scan", "task.metrics=[blue]", "output_dir=other")
-    assert (code, "task.metrics=blue is not" in err and "did you mean bleu" in err) == (2, True), err
+    assert (code, "task.metrics=blue is no metric of this task" in err and "did you mean bleu" in err) == (2, True), err

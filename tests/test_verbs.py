@@ -384,9 +384,12 @@ def test_what_is_streamed_is_not_stored_and_ends_where_it_should(verb: Callable[
     assert 1 < epochs[-1] < 4
     summary = json.loads(Path("run/summary.json").read_text())
     state = json.loads(Path("run/checkpoints/last/state.json").read_text())["state"]
-    assert state["place"]["epoch"] == state["epoch"]
-    assert 0 <= state["batch"] - state["place"]["batch"] <= 4 < state["batch"]  # a pool has three batches or four
-    assert 300 * state["epoch"] <= summary["sequences"] <= 300 * (state["epoch"] + 1)  # of 300 texts
+    position = state["position"]
+    notes = position["notes"]
+    assert notes["epoch"] == position["epoch"]
+    assert 0 <= position["batch"] - notes["batch"] <= 4 < position["batch"]  # a pool has three batches or four
+    epoch = position["epoch"]
+    assert 300 * epoch <= summary["sequences"] <= 300 * (epoch + 1)  # of 300 texts
     assert json.loads(Path("run/run.json").read_text())["data_facts"]["splits"]["train"]["sequences"] == 50
     assert verb("evaluate", "run=run")[0] == 0
     code, out, err = verb("evaluate", "run=run", "data=text", f"data.path={CORPUS / 'train.txt'}")

@@ -23,7 +23,7 @@ from benchmark.measure import Options, Row, Skipped
 from benchmark.sides import huggingface, language_models, share
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.sources.pydocs import PyDocs
 from seqlab.experiment import cache_folder
@@ -55,7 +55,7 @@ class Turns:
         corpus = prepare(PyDocs(), LanguageModelingPreprocessor(), BytePairs(vocab_size=VOCABULARY), cache_folder())
         self.examples = Examples(corpus.splits["train"], MAX_LENGTH, "split")
         judged = Examples(corpus.splits["validation"], MAX_LENGTH, "split")
-        self.judged = Loader(judged, TOKENS, seed=0, first_batches=options.size(10, 1))
+        self.judged = PlannedLoader(judged, TOKENS, seed=0, first_batches=options.size(10, 1))
         self.ours, self.theirs, self.pairs = language_models(
             len(corpus.vocabularies.tokenizer), WIDTH, HEADS, MAX_LENGTH + 1, DROPOUT
         )
@@ -91,7 +91,7 @@ def train_seqlab(turns: Turns) -> None:
         turns.task,
         adamw(turns.ours, lr=RATE),
         SCHEDULE,
-        Loader(turns.examples, TOKENS, seed=0),
+        PlannedLoader(turns.examples, TOKENS, seed=0),
         turns.judged,
         log,
         log,

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from seqlab.data.examples import Examples
 from seqlab.data.preprocessing.preprocessor import Reference
-from seqlab.data.streaming import Streamed
 from seqlab.data.windows import Windows
 from seqlab.errors import counted
 from seqlab.experiment import Experiment
@@ -31,10 +30,9 @@ WIDTH, WORDS = 60, 12  # characters, and words, of an item to try the model with
 def describe(parts: Experiment) -> str:
     """What is about to be trained on what, in three lines."""
     splits = {split: loader.examples.report for split, loader in parts.loaders.items()}
-    streamed = isinstance(parts.loaders["train"], Streamed)
     rows = ", ".join(
         f"{split} {counted(report['rows'], 'row')} of {counted(report['tokens'], 'token')}"
-        f"{' and whatever comes after them' if streamed and split == 'train' else ''}"
+        f"{' and whatever comes after them' if not parts.loaders[split].has_all_examples else ''}"
         for split, report in splits.items()
     )
     cut = sum(report["over_long_rows"] for report in splits.values())

@@ -22,6 +22,20 @@ from seqlab.errors import InputError, did_you_mean
 
 RESERVED = ("_target_", "_partial_")
 
+# The parts of seqlab that a file may name: the classes defined in a package that subclass one of these, by dotted name
+# because nothing of it may be imported before it is needed.
+PARTS = {
+    "seqlab.layers": ("torch.nn.Module",),
+    "seqlab.models": ("torch.nn.Module", "seqlab.models.decoding.Decoding"),
+    "seqlab.tasks": ("seqlab.tasks.task.Task", "seqlab.tasks.metrics.metric.Metric"),
+    "seqlab.text": ("seqlab.text.tokenizer_training.TokenizerTrainer",),
+    "seqlab.data.preprocessing": ("seqlab.data.preprocessing.preprocessor.Preprocessor",),
+    "seqlab.data.sources": ("seqlab.data.sources.source.Source", "seqlab.data.sources.hub.SplitNames"),
+    "seqlab.data.records": ("seqlab.data.records.Columns",),
+    "seqlab.training.schedules": ("seqlab.training.schedules.Schedule",),
+}
+MAKES_OPTIMIZERS = "seqlab.training.optimizers"  # whose functions are parts, too
+
 
 def instantiate(
     node: Mapping[str, Any],
@@ -39,7 +53,7 @@ def instantiate(
         key: where the node stands in the configuration, such as "model"; messages begin with it.
         target: what to call, for a plain section without a `_target_`.
         trust: targets that the user has named, or modules, of which what they define may be a target, and nothing that
-            they import. All others must be parts of seqlab, or modules, optimizers or schedulers of torch.
+            they import. All others must be parts of seqlab (`is_part`), or modules, optimizers or schedulers of torch.
         context: what is found out at run time, such as the size of the vocabulary. Each goes to every node of the tree
             whose signature has an argument of its name, and to no other.
 
@@ -227,25 +241,41 @@ def _find(path: str) -> Any:
 
 
 def is_part(found: Any) -> bool:
-    """Whether it is a class of one of seqlab's folders, or a module, optimizer or scheduler class of torch.
+    """Return whether an object is a part of seqlab (`PARTS`), or a module, optimizer or scheduler class of torch.
 
-    Functions are none, but those that make an optimizer: of the others one starts the compiler it is told.
-
-    Judges the object, not a name that leads to it: `seqlab.data.corpus.os.system` is still `os.system`. The modules at
-    the top of seqlab are no parts: with `instantiate` itself as a target, a file could trust itself.
+    Judges the object, not a name that leads to it: `seqlab.data.corpus.os.system` is still `os.system`. Functions are
+    no parts, except those that make an optimizer: one of the others starts the compiler that it is told. Nor are
+    classes elsewhere in seqlab: with `instantiate` as a target, a file could trust itself.
     """
     module = getattr(found, "__module__", None) or ""
-    if module.startswith("seqlab.") and module.count(".") > 1:
-        return is_of(found, module) and (isinstance(found, type) or module == "seqlab.training.optimizers")
-    if isinstance(found, type) and module.startswith(("torch.nn.", "torch.optim.")):
+    if not isinstance(found, type):
+        return module == MAKES_OPTIMIZERS and is_of(found, module)
+    if module.startswith("seqlab."):
+        bases = [base for package, bases in PARTS.items() if is_of(found, package) for base in bases]
+        return not inspect.isabstract(found) and any(issubclass(found, _find(base)) for base in bases)
+    if module.startswith(("torch.nn.", "torch.optim.")):
         from torch import nn, optim  # has been imported with the target; not before, `--help` must not wait for it
 
         return issubclass(found, nn.Module | optim.Optimizer | optim.lr_scheduler.LRScheduler)
     return False
 
 
+def names_part(path: str, packages: Collection[str]) -> bool:
+    """Return whether a dotted name is that of a class in one of these packages of seqlab, and the class a part.
+
+    Nothing outside these packages is imported.
+    """
+    if not path.startswith(tuple(f"{package}." for package in packages)):
+        return False
+    try:
+        found = _find(path)
+    except _NotFound:
+        return False
+    return isinstance(found, type) and path == f"{found.__module__}.{found.__qualname__}" and is_part(found)
+
+
 def is_of(found: Any, package: str) -> bool:
-    """Whether it is defined in that module, or in one of that package, under its own name."""
+    """Return whether an object is defined in that module, or in one of that package, under its own name."""
     module = getattr(found, "__module__", None) or ""
     inside = module == package or module.startswith(f"{package}.")
     return inside and vars(sys.modules[module]).get(getattr(found, "__name__", "")) is found

@@ -1,4 +1,4 @@
-"""Batches in the order of the plan, read by this process or ahead of time by workers.
+"""Loaders: the base class, and one that reads the batches of a plan, in this process or ahead of time by workers.
 
 Workers are processes of our own rather than torch's DataLoader: each has a pipe to itself, so that the end of a worker,
 however it comes about, is the end of its pipe and is seen at once. (DataLoader's workers share one queue. One that is
@@ -8,7 +8,9 @@ killed while it writes there leaves half a message, and the reader waits for the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,11 +24,74 @@ from seqlab.data.windows import Windows
 from seqlab.errors import DataError
 
 
-class Loader:
-    """The batches of a split, epoch after epoch.
+@dataclass(frozen=True)
+class Position:
+    """Where reading stands: everything that a loader needs to continue there.
 
-    Position = (epoch, number of the batch): nothing else has to be stored to continue. No random state is read or
-    changed; the plan has its own.
+    epoch    the epoch, from 0
+    batch    the number of the batch that comes next in it
+    batches  how many batches the epoch has; 0 where that is not known yet, or none of them has been read
+    notes    a loader's own, which help it to continue quickly; plain numbers
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    batches: int = 0
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> float:
+        """How many epochs have been read: 1.5 in the middle of the second; 1 where it is not known how long that is."""
+        return self.epoch + (self.batch / self.batches if self.batches else 0)
+
+
+class Loader(ABC):
+    """Gives the batches of a split, epoch by epoch; the same ones whenever it is asked. A subclass defines `read`.
+
+    Attributes:
+        examples: the examples of the split, or, of streamed data, the first of them.
+        has_all_examples: whether these are all. By default they are.
+        longest: the most tokens of an example.
+        longest_side: the most tokens that are read of an example, or written for it.
+        first_batches: the loader repeats so many batches, to overfit on purpose. None, the default: it does not.
+    """
+
+    examples: Examples | Windows
+    has_all_examples: bool = True
+    longest: int
+    longest_side: int
+    first_batches: int | None = None
+
+    @abstractmethod
+    def read(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+        """Yield the batches from a position to the end of its epoch, each with the position that follows it.
+
+        The position that follows the last batch of an epoch is the beginning of the next epoch.
+
+        Raises:
+            DataError: reading failed.
+        """
+        ...
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `start` on."""
+        for batch, _ in self.read(Position(epoch, start)):
+            yield batch
+
+    def count(self, epoch: int) -> int | None:
+        """Return the number of batches of an epoch. None, the default: it is not known."""
+        return None
+
+    @property
+    def planned(self) -> PlannedLoader:
+        """A loader of `examples` alone, whose batches are planned: what a report shows, and what tells runs apart."""
+        raise NotImplementedError(f"{type(self).__name__} has no plan")
+
+
+class PlannedLoader(Loader):
+    """Gives the batches of a plan of all examples. Nothing but the position has to be stored to continue.
+
+    No random state is read or changed; the plan has its own.
 
     Args:
         examples: none longer than `tokens`; or windows of a stream, whose batches are what they are.
@@ -49,12 +114,16 @@ class Loader:
     ) -> None:
         self.examples, self.tokens, self.pool, self.seed = examples, tokens, pool, seed
         self.workers, self.prefetch, self.first_batches = workers, prefetch, first_batches
-        self.longest = int(examples.lengths.max(initial=0))  # no example has more tokens,
-        self.longest_side = max(int(side.max(initial=0)) for side in examples.sides)  # nor what it reads, or writes
+        self.longest = int(examples.lengths.max(initial=0))
+        self.longest_side = max(int(side.max(initial=0)) for side in examples.sides)
         self._plan_of = lru_cache(maxsize=1)(self._make_plan)  # asked for many times an epoch
 
+    @property
+    def planned(self) -> PlannedLoader:
+        return self
+
     def plan(self, epoch: int) -> Plan:
-        """Which examples form which batch of an epoch."""
+        """Return which examples form which batch of an epoch."""
         always_the_same = self.seed is None or self.first_batches is not None
         return self._plan_of(0 if always_the_same else epoch)
 
@@ -62,25 +131,25 @@ class Loader:
         plan = self.examples.plan(self.tokens, self.pool, self.seed, epoch)
         return plan if self.first_batches is None else plan.first(self.first_batches)
 
-    def count(self, epoch: int) -> int | None:
-        """The number of batches of an epoch."""
+    def count(self, epoch: int) -> int:
         return len(self.plan(epoch))
 
-    def batches(self, epoch: int, start: int = 0, place: dict[str, int] | None = None) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; nothing before it is read, and no notes of a `place` needed.
+    def read(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+        """Yield the batches from a position on, each with the position that follows it; nothing before it is read.
 
         Raises:
             DataError: reading failed, or a worker died.
         """
-        plan = self.plan(epoch)
-        chosen = [plan[i] for i in range(start, len(plan))]
+        plan, epoch = self.plan(start.epoch), start.epoch
+        chosen = [plan[i] for i in range(start.batch, len(plan))]
         source = _read_ahead(self.examples, chosen, self.workers, self.prefetch) if self.workers else None
-        for number, indices in enumerate(chosen, start):
+        for number, indices in enumerate(chosen, start.batch):
             try:
                 rows = self.examples.read(indices) if source is None else next(source)
             except Exception as error:
                 raise DataError(f"reading batch {number} of epoch {epoch} failed: {error}") from error
-            yield rows.batch()
+            is_last = number + 1 == len(plan)
+            yield rows.batch(), Position(epoch + 1) if is_last else Position(epoch, number + 1, len(plan))
 
 
 def _read_ahead(examples: Examples | Windows, batches: list[Int64s], workers: int, prefetch: int) -> Iterator[Rows]:

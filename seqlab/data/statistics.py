@@ -28,7 +28,7 @@ import torch
 
 from seqlab.data.corpus import Corpus
 from seqlab.data.examples import Int64s, Numbers
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 from seqlab.text.tags import mark_spans, tables
 from seqlab.text.tokenizer import Tokenizer
 from seqlab.text.vocabularies import Vocabularies
@@ -40,7 +40,7 @@ POOL = 50  # batches' worth of examples that are sorted by length together, as m
 Splits = Mapping[str, datasets.Dataset]
 
 
-def statistics(corpus: Corpus, loaders: Mapping[str, Loader]) -> dict[str, Any]:
+def statistics(corpus: Corpus, loaders: Mapping[str, PlannedLoader]) -> dict[str, Any]:
     """All sections that there is something to say in. JSON can hold it."""
     splits, vocabularies = corpus.splits, corpus.vocabularies
     columns = splits["train"].column_names
@@ -245,7 +245,7 @@ def spans(splits: Splits, names: Sequence[str]) -> dict[str, dict[str, int]]:
 # --------------------------------------------------------------------------------------------- batches and padding
 
 
-def batches(loader: Loader) -> dict[str, Any]:
+def batches(loader: PlannedLoader) -> dict[str, Any]:
     """Of the first epoch: how many, the tokens and sequences in each, and how much of `batch.tokens` is filled."""
     plan = loader.plan(0)
     per_batch = {
@@ -259,7 +259,7 @@ def batches(loader: Loader) -> dict[str, Any]:
     }
 
 
-def padding(loader: Loader) -> dict[str, Any]:
+def padding(loader: PlannedLoader) -> dict[str, Any]:
     """Places that padding would add if each batch were padded to its longest sequence, on either side of pairs.
 
     random   batches of as many sequences as ours have on average, at random

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
+from seqlab.data.loader import Loader, PlannedLoader, Position
 from seqlab.data.preprocessing.preprocessor import Preprocessor
 from seqlab.data.rejects import Rejects, Unusable
 from seqlab.data.sources.files import glance
@@ -74,7 +74,7 @@ class Beginning(Source):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pool begins.
+    """Where a pool begins. `Position.notes` are its fields.
 
     epoch, batch    of its first batch
     file, record    that it reads first
@@ -92,17 +92,20 @@ class Place:
 
 
 class Streamed(Loader):
-    """Batches of records that are read when they are needed, in the order of the files in every epoch.
+    """Gives batches of records that are read when they are needed, in the order of the files in every epoch.
 
     At most `pool` batches' worth of tokens are held, and a hundred records more. How many batches an epoch has is known
     as soon as its last pool has been read.
 
     Args:
-        source, form, vocabularies: of the training records.
+        source: a streamable source.
+        preprocessor, vocabularies: of the training records.
         beginning: examples of the first of them, which stand for all where one wants to look at some.
         tokens, pool, seed: as in `make_plan`; a pool is about that many batches.
         max_length, over_long: as in `Examples`.
     """
+
+    has_all_examples = False
 
     def __init__(
         self,
@@ -116,46 +119,52 @@ class Streamed(Loader):
         max_length: int,
         over_long: str,
     ) -> None:
-        super().__init__(beginning, tokens, pool, seed)
+        self.examples, self.tokens, self.pool, self.seed = beginning, tokens, pool, seed
         self.source, self.preprocessor, self.vocabularies = source, preprocessor, vocabularies
         self.longest, self.longest_side, self.over_long = max_length, max_length, over_long
-        self._counts: dict[int, int] = {}
         self._longest_read = 0
 
-    def count(self, epoch: int) -> int | None:
-        return self._counts.get(epoch)
+    @property
+    def planned(self) -> PlannedLoader:
+        return PlannedLoader(self.examples, self.tokens, self.pool, self.seed)
 
-    def batches(self, epoch: int, start: int = 0, place: dict[str, int] | None = None) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on.
+    def read(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+        """Yield the batches from a position to the end of its epoch, each with the position that follows it.
 
-        Args:
-            place: a `Place` of that epoch at or before `start`, from which reading goes on, or any other, which says
-                nothing; it is overwritten by that of each pool that is read.
+        The notes of a position are a `Place` of its epoch, at or before its batch, from which reading continues. Other
+        notes are not heeded, and reading then begins with the epoch's first record.
+
+        Raises:
+            InputError: a record cannot be used, or too many cannot.
         """
-        at = Place(**place) if place else Place(epoch)
-        if at.epoch != epoch or at.batch > start:
+        epoch = start.epoch
+        at = Place(**start.notes) if start.notes else Place(epoch)
+        if at.epoch != epoch or at.batch > start.batch:
             at = Place(epoch)
         for examples, after in self._pools(at):
-            if place is not None:
-                place.update(asdict(at))
             self._longest_read = max(self._longest_read, *(int(side.max(initial=0)) for side in examples.sides))
             self.longest_side = self._longest_read  # until now what may be; then what there is, which a bundle tells
             batches = 1 if self.pool == 1 else examples.report["tokens"] // self.tokens + 2  # as one pool
             plan = examples.plan(self.tokens, batches, self.seed, epoch << 32 | at.batch)
             ends = at.batch + len(plan)
-            if after is None:
-                self._counts[epoch] = ends
-            for number in range(max(start, at.batch), ends):
-                batch = examples.batch(plan[number - at.batch])
-                yield replace(batch, ids=batch.ids + at.example)
-            if after is not None:
-                at = replace(after, batch=ends, example=at.example + len(examples))
+            here = at
+            at = at if after is None else replace(after, batch=ends, example=at.example + len(examples))
+            for number in range(max(start.batch, here.batch), ends):
+                if number + 1 < ends:
+                    follows = Position(epoch, number + 1, 0 if after else ends, asdict(here))
+                else:
+                    follows = Position(epoch, ends, 0, asdict(at)) if after else Position(epoch + 1)
+                batch = examples.batch(plan[number - here.batch])
+                yield replace(batch, ids=batch.ids + here.example), follows
 
     def _pools(self, at: Place) -> Iterator[tuple[Examples, Place | None]]:
-        """The examples of each pool, and what comes after it; None after the last."""
+        """Yield the examples of each pool, and what comes after it; None after the last."""
         tables: list[pa.Table] = []
         after = at
         for rows, ends in self._rows(at):
+            if not len(rows):  # all were rejected: no pool may be of these alone, or an epoch would end without a batch
+                after = ends
+                continue
             if sum(int(np.sum(table["length"])) for table in tables) >= self.pool * self.tokens:
                 yield self._examples(tables), after
                 tables = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -19,18 +20,22 @@ _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 _UNKNOWN = "<unk>"
 
 
-class TokenizerTrainer(Protocol):
-    """Something that makes a tokenizer from the texts of the training split."""
+class TokenizerTrainer(ABC):
+    """Makes a tokenizer from the texts of the training split."""
 
-    def train(self, texts: Iterable[str]) -> Tokenizer: ...
+    @abstractmethod
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """Return the tokenizer."""
+        ...
 
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Equal for trainers that make the same tokenizer from the same texts; part of a prepared corpus' name."""
+        """Return a text that is equal for trainers that make the same tokenizer from the same texts."""
         ...
 
 
 @dataclass(frozen=True)
-class BytePairs:
+class BytePairs(TokenizerTrainer):
     """Byte-level byte-pair encoding (Sennrich et al. 2016, over bytes as in GPT-2): lossless for any text.
 
     vocab_size counts the 256 bytes and the end token; fewer tokens come out where no pair is left that occurs twice.
@@ -57,7 +62,7 @@ class BytePairs:
 
 
 @dataclass(frozen=True)
-class Bytes:
+class Bytes(TokenizerTrainer):
     """The 256 bytes of UTF-8, nothing to learn: lossless, and the longest sequences."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -68,7 +73,7 @@ class Bytes:
 
 
 @dataclass(frozen=True)
-class Characters:
+class Characters(TokenizerTrainer):
     """The characters of the training split; any other is written as its UTF-8 bytes, so that nothing is lost."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -85,7 +90,7 @@ class Characters:
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(TokenizerTrainer):
     """Whole words, the most frequent first; all others are one unknown word, <unk>. Not lossless.
 
     vocab_size     counts the end token and the unknown word
@@ -130,7 +135,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(TokenizerTrainer):
     """A tokenizer.json of the user's own, used as it is; `end_token` names its token that ends a text."""
 
     path: str

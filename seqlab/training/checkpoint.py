@@ -34,7 +34,7 @@ from seqlab.storage.manifests import FILE as MANIFEST
 from seqlab.storage.manifests import digest, read_manifest, read_verified, write_manifest
 from seqlab.training.state import State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
 CARRIED = "carried.safetensors"
 _STEPS = "step-*"
@@ -64,7 +64,10 @@ class Checkpoint:
             content = read_verified(folder, digests)
             stored = json.loads(content["state.json"])
             if stored["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"its format is {stored['format_version']}, this seqlab reads {FORMAT_VERSION}")
+                raise ValueError(
+                    f"its format is {stored['format_version']!r}, and this seqlab reads format {FORMAT_VERSION}: "
+                    "continue the run with the seqlab that began it, or begin a new run"
+                )
             state = State.from_json(stored["state"])
             model, optimizer, rng = (safetensors.torch.load(content[name]) for name in FILES[:3])
             carried = safetensors.torch.load(content[CARRIED]) if CARRIED in content else {}

@@ -26,7 +26,7 @@ from seqlab.storage.files import replace_file
 from seqlab.storage.json import dump_json
 from seqlab.storage.locks import FileLock, LockedError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / 'run.json'} is damaged ({error}); choose another output_dir") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: a run of format {version}, this seqlab reads format {FORMAT_VERSION}")
+        raise InputError(
+            f"{path} is a run of format {version!r}, and this seqlab reads format {FORMAT_VERSION}: continue it with "
+            "the seqlab that began it, or begin a new run"
+        )
     return dict(metadata)
 
 

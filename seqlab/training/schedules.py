@@ -10,17 +10,24 @@ The factor is the lower of the two: the rate climbs until it meets the decay cur
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from seqlab.errors import InputError
 
 
-class Schedule(Protocol):
-    """A learning-rate schedule."""
+class Schedule(ABC):
+    """A learning-rate schedule.
 
+    Attributes:
+        warmup_steps: in how many steps the rate climbs at the beginning; 0 by default.
+    """
+
+    warmup_steps: int = 0
+
+    @abstractmethod
     def factor(self, step: int, progress: float) -> float:
-        """What to multiply the base learning rate by."""
+        """Return the factor of the base learning rate."""
         ...
 
 
@@ -36,7 +43,7 @@ def _require(warmup_steps: int, floor: float = 0.0) -> None:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """Half a cosine from 1 down to `floor` (Loshchilov and Hutter 2017, without restarts), after a warm-up."""
 
     warmup_steps: int = 100
@@ -51,7 +58,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule):
     """A straight line from 1 down to `floor`, after a warm-up."""
 
     warmup_steps: int = 100
@@ -65,7 +72,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Schedule):
     """1, after a warm-up."""
 
     warmup_steps: int = 100

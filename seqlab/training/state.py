@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from seqlab.data.batch import Batch
+from seqlab.data.loader import Position
 from seqlab.errors import InputError, did_you_mean
 from seqlab.training.averages import Averages
 from seqlab.training.throughput import padded_cells, peak_rss_bytes
-
-# Not in the checkpoints of earlier versions.
-LATER_FIELDS: dict[str, Any] = {"useful_flops": 0.0, "possible_flops": 0.0, "place": {}}
 
 
 @dataclass
 class State:
     """The position and the sums that a run continues from.
 
-    The position is (epoch, batch): the global batch of the epoch's plan that comes next. Neither the number of
-    micro-batches nor that of processes enters it. The sums of the running log interval are kept too, so that a resumed
+    The position is that of the global batch that comes next. Neither the number of micro-batches nor that of processes
+    enters it. The sums of the running log interval are kept too, so that a resumed
     run writes the same log lines.
     """
 
     step: int = 0  # optimizer steps taken
-    epoch: int = 0
-    batch: int = 0
-    batches: int = 0  # in this epoch; 0: not known yet
-    place: dict[str, int] = field(default_factory=dict)  # what helps the data to go on from there
+    position: Position = field(default_factory=Position)
     tokens: int = 0  # real tokens and sequences trained on
     sequences: int = 0
     cells: int = 0  # places that padded batches would have taken
@@ -48,17 +42,10 @@ class State:
     terms: Averages = field(default_factory=Averages)  # the task's terms in the running log interval
     figures: Averages = field(default_factory=Averages)  # the trainer's own figures in it
 
-    @property
-    def epochs(self) -> float:
-        """1.5 in the middle of the second epoch; 1 where it is not known how long that is."""
-        return self.epoch + (self.batch / self.batches if self.batches else 0)
-
-    def advance(self, batch: Batch) -> None:
-        """One more global batch has been trained on."""
+    def advance(self, batch: Batch, follows: Position) -> None:
+        """Record a step on a global batch, and the position that follows it."""
         self.step += 1
-        self.batch += 1
-        if self.batch == self.batches:
-            self.epoch, self.batch = self.epoch + 1, 0
+        self.position = follows
         cells = sum(map(padded_cells, batch.layouts))
         self.tokens += batch.num_tokens
         self.sequences += len(batch)
@@ -103,7 +90,7 @@ class State:
         """The figures that `summary.json` keeps of training."""
         return {
             "steps": self.step,
-            "epochs": self.epochs,
+            "epochs": self.position.epochs,
             "tokens": self.tokens,
             "sequences": self.sequences,
             "best_step": self.best_step,
@@ -124,8 +111,8 @@ class State:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> State:
-        """Raises ValueError where the fields are not those of this version. Later ones count from here on."""
-        stored = {**copy.deepcopy(LATER_FIELDS), **stored}
+        """Return the state that `to_json` stored. Raise `ValueError` if its fields are not those of this version."""
         if set(stored) != (known := {field.name for field in fields(cls)}):
             raise ValueError(f"its state has the fields {sorted(stored)}, expected {sorted(known)}")
-        return cls(**{**stored, "terms": Averages(**stored["terms"]), "figures": Averages(**stored["figures"])})
+        averages = {name: Averages(**stored[name]) for name in ("terms", "figures")}
+        return cls(**{**stored, "position": Position(**stored["position"]), **averages})

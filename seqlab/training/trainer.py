@@ -14,10 +14,10 @@ from contextlib import closing
 import torch
 
 from seqlab.data.batch import Batch
+from seqlab.data.loader import Loader, Position
 from seqlab.errors import DataError, InputError, StoppedError, require_positive
 from seqlab.layers.native import heap
 from seqlab.tasks.task import Task
-from seqlab.training.batches import Batches
 from seqlab.training.checkpoint import Checkpoints
 from seqlab.training.evaluation import evaluate
 from seqlab.training.limits import Limits
@@ -35,7 +35,7 @@ class Trainer:
     """Trains a task until a limit is reached.
 
     Args:
-        train, validation: global batches. Evaluation reads epoch 0 of the second.
+        train, validation: the global batches. Evaluation reads epoch 0 of the second.
         checkpoints, log: where progress is kept and told.
         throughput: clocks the steps, and knows what the machine could do.
         publish: called when the best model so far has been saved, to hand it on.
@@ -54,8 +54,8 @@ class Trainer:
         task: Task,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
-        train: Batches,
-        validation: Batches,
+        train: Loader,
+        validation: Loader,
         checkpoints: Checkpoints,
         log: RunLog,
         throughput: Throughput,
@@ -115,14 +115,14 @@ class Trainer:
             try:
                 self._evaluate_if_due()  # a signal may have cut it short, before the checkpoint we come from
                 while self.ended_by is None:
-                    batch, waited = self._fetch(batches)
+                    batch, follows, waited = self._fetch(batches)
                     began = time.perf_counter()
                     self.optimizer.zero_grad()
                     loss = backward(task, batch, self.micro_tokens, state.terms)
                     norm = clip_gradient(task.model, self.clip, loss, state.step, batch)
                     self._set_rate()
                     self.optimizer.step()
-                    state.advance(batch)
+                    state.advance(batch, follows)
                     state.figures.add("grad_norm", norm, 1)
                     self._clock(batch, waited, time.perf_counter() - began)
 
@@ -144,13 +144,13 @@ class Trainer:
     @property
     def progress(self) -> float:
         """From 0 to 1: what the schedule spans."""
-        return self.limits.progress(self.state.step, self.state.epochs, self.state.tokens)
+        return self.limits.progress(self.state.step, self.state.position.epochs, self.state.tokens)
 
     @property
     def ended_by(self) -> str | None:
         """The setting that ends training here, such as "trainer.max_epochs=5"; None: it goes on."""
         state = self.state
-        used, limit = self.limits.nearest(state.step, state.epochs, state.tokens)
+        used, limit = self.limits.nearest(state.step, state.position.epochs, state.tokens)
         if used >= 1:
             return limit
         if self.limits.minutes_used(state.seconds) >= 1:
@@ -159,26 +159,25 @@ class Trainer:
             return f"trainer.patience={self.patience}"
         return None
 
-    def _endless(self) -> Generator[Batch, None, None]:
-        """Batches from the state's position on, epoch after epoch; `advance` moves the position to the next epoch."""
-        state = self.state
+    def _endless(self) -> Generator[tuple[Batch, Position], None, None]:
+        """Yield the batches from the state's position on, epoch after epoch, each with the position that follows it."""
+        follows = self.state.position
         while True:
-            batch = None
-            for batch in self.train.batches(state.epoch, state.batch, state.place):
-                state.batches = self.train.count(state.epoch) or 0
-                yield batch
-            if batch is None:
+            start = follows
+            for batch, follows in self.train.read(start):
+                yield batch, follows
+            if follows == start:
                 raise InputError("the training split has no batch: look at data and, if it drops, batch.over_long")
 
-    def _fetch(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
-        """The next batch, and the seconds it was waited for."""
+    def _fetch(self, batches: Iterator[tuple[Batch, Position]]) -> tuple[Batch, Position, float]:
+        """Return the next batch, the position that follows it, and the seconds it was waited for."""
         began = time.perf_counter()
         try:
-            batch = next(batches)
+            batch, follows = next(batches)
         except DataError:
             self.signals.check()  # a signal to the whole process group ends the loader's workers first
             raise
-        return batch.to(self.device), time.perf_counter() - began
+        return batch.to(self.device), follows, time.perf_counter() - began
 
     def _set_rate(self) -> None:
         factor = self.schedule.factor(self.state.step, self.progress)

@@ -216,6 +216,29 @@ def test_targets_that_are_not_there(target: object, told: str) -> None:
         "seqlab.errors.InputError",
         "seqlab.layers.native.compiler.built",
         "seqlab.server.listen.listen",
+        "seqlab.config.schema.Settings",
+        "seqlab.config.schema.Batching",
+        "seqlab.cli.command.Command",
+        "seqlab.storage.files.replace_file",
+        "seqlab.training.checkpoint.Checkpoints",
+        "seqlab.training.run_folder.RunFolder",
+        "seqlab.training.logging.json_lines.MetricsLog",
+        "seqlab.training.trainer.Trainer",
+        "seqlab.inference.predictor.Predictor",
+        "seqlab.server.service.Service",
+        "seqlab.data.batch.Batch",
+        "seqlab.data.corpus.Corpus",
+        "seqlab.data.sources.files.lines",
+        "seqlab.data.sources.source.Source",
+        "seqlab.layers.native.compiler.subprocess.Popen",
+        "seqlab.models.decoding.generate",
+        "seqlab.models.decoding.Running",
+        "seqlab.tasks.task.Task",
+        "seqlab.tasks.task.StepOutput",
+        "seqlab.tasks.metrics.metric.choose_metrics",
+        "seqlab.text.tokenizer.Tokenizer",
+        "seqlab.training.schedules.Schedule",
+        "seqlab.training.optimizers.torch.load",
         "parts.Model",
     ],
 )
@@ -252,7 +275,20 @@ def test_a_module_is_trusted_for_what_it_defines_alone(target: str, tmp_path: Pa
 def test_torch_modules_and_seqlab_parts_are_parts() -> None:
     layer = instantiate({"_target_": "torch.nn.Linear", "in_features": 2, "bias": False}, "head", out_features=3)
     assert layer.weight.shape == (3, 2)
-    assert instantiate({"_target_": "seqlab.data.batch.Batch", "_partial_": True}, "batch")
+    for part in (
+        "layers.recurrent.cells.LSTMCell",
+        "models.classifier.Classifier",
+        "models.decoding.Decoding",
+        "tasks.tagging.Tagging",
+        "tasks.metrics.text.Bleu",
+        "text.tokenizer_training.Words",
+        "data.preprocessing.tagging.TaggingPreprocessor",
+        "data.sources.csv.CsvFiles",
+        "data.sources.hub.SplitNames",
+        "data.records.Columns",
+        "training.schedules.Cosine",
+    ):
+        assert instantiate({"_target_": f"seqlab.{part}", "_partial_": True}, "part")
     assert not mistakes({"_target_": "seqlab.training.optimizers.adamw"}, "o", context={"model"})
     assert not mistakes({"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95]}, "o", context={"params"})
 

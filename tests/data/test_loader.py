@@ -19,7 +19,7 @@ import torch
 
 from seqlab.data.batch import Batch
 from seqlab.data.examples import Examples, Rows
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 from seqlab.errors import DataError
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 300).tolist()
@@ -43,7 +43,7 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def test_an_epoch_is_the_plan(examples: Examples) -> None:
-    loader = Loader(examples, 200, pool=4, seed=1)
+    loader = PlannedLoader(examples, 200, pool=4, seed=1)
     for epoch in (0, 1):
         batches = list(loader.batches(epoch))
         plan = loader.plan(epoch)
@@ -52,13 +52,13 @@ def test_an_epoch_is_the_plan(examples: Examples) -> None:
         assert sorted(torch.cat([batch.ids for batch in batches]).tolist()) == list(range(300))
         assert max(batch.tokens.layout.total for batch in batches) <= 200
     assert loader.plan(0).digest != loader.plan(1).digest
-    assert loader.plan(0).digest == Loader(examples, 200, pool=4, seed=1).plan(0).digest
+    assert loader.plan(0).digest == PlannedLoader(examples, 200, pool=4, seed=1).plan(0).digest
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starting_inside_an_epoch(workers: int, examples: Examples) -> None:
-    whole = list(Loader(examples, 200, seed=1).batches(3))
-    loader = Loader(examples, 200, seed=1, workers=workers)
+    whole = list(PlannedLoader(examples, 200, seed=1).batches(3))
+    loader = PlannedLoader(examples, 200, seed=1, workers=workers)
     for start in (0, 1, len(whole) - 1, len(whole)):
         rest = list(loader.batches(3, start))
         assert len(rest) == len(whole) - start
@@ -74,42 +74,42 @@ def test_nothing_before_the_start_is_read(examples: Examples, monkeypatch: pytes
         return original(self, indices)
 
     monkeypatch.setattr(Examples, "read", noted)
-    loader = Loader(examples, 200, seed=1)
+    loader = PlannedLoader(examples, 200, seed=1)
     next(loader.batches(0, start=5))
     assert read == [len(loader.plan(0)[5])]
 
 
 @pytest.mark.parametrize("prefetch", [1, 4])
 def test_workers_change_nothing(prefetch: int, examples: Examples) -> None:
-    alone = Loader(examples, 200, pool=3, seed=1)
-    helped = Loader(examples, 200, pool=3, seed=1, workers=2, prefetch=prefetch)
+    alone = PlannedLoader(examples, 200, pool=3, seed=1)
+    helped = PlannedLoader(examples, 200, pool=3, seed=1, workers=2, prefetch=prefetch)
     for epoch in (0, 1):
         assert all(equal(a, b) for a, b in zip(alone.batches(epoch), helped.batches(epoch), strict=True))
 
 
 def test_more_workers_than_batches(examples: Examples) -> None:
-    assert len(list(Loader(examples, 10**6, workers=3).batches(0))) == 1
+    assert len(list(PlannedLoader(examples, 10**6, workers=3).batches(0))) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_global_random_states_stay_as_they_are(workers: int, examples: Examples) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    list(Loader(examples, 200, seed=1, workers=workers).batches(0))
+    list(PlannedLoader(examples, 200, seed=1, workers=workers).batches(0))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert random.getstate() == before[2]
 
 
 def test_the_first_batches_again_and_again(examples: Examples) -> None:
-    loader = Loader(examples, 200, seed=1, first_batches=2)
+    loader = PlannedLoader(examples, 200, seed=1, first_batches=2)
     assert loader.count(0) == loader.count(7) == 2
-    whole = list(Loader(examples, 200, seed=1).batches(0))
+    whole = list(PlannedLoader(examples, 200, seed=1).batches(0))
     for epoch in (0, 7):
         assert all(equal(a, b) for a, b in zip(loader.batches(epoch), whole[:2], strict=True))
 
 
 def test_without_a_seed_all_epochs_are_one(examples: Examples) -> None:
-    loader = Loader(examples, 200)
+    loader = PlannedLoader(examples, 200)
     assert loader.plan(0) is loader.plan(5)
     longest = [batch.tokens.layout.longest for batch in loader.batches(2)]
     assert longest == sorted(longest, reverse=True)
@@ -126,7 +126,7 @@ class Failing(Examples):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_failing_read_says_which_batch(workers: int, make_table: MakeTable) -> None:
-    loader = Loader(Failing(make_table(LENGTHS, on_disk=True)), 200, seed=1, workers=workers)
+    loader = PlannedLoader(Failing(make_table(LENGTHS, on_disk=True)), 200, seed=1, workers=workers)
     plan = loader.plan(0)
     bad = next(i for i in range(len(plan)) if 7 in plan[i])
     batches = loader.batches(0)
@@ -138,7 +138,7 @@ def test_a_failing_read_says_which_batch(workers: int, make_table: MakeTable) ->
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_is_noticed_at_once(workers: int, make_table: MakeTable) -> None:
-    loader = Loader(Examples(make_table([5000] * 200, on_disk=True)), 50_000, seed=1, workers=workers)
+    loader = PlannedLoader(Examples(make_table([5000] * 200, on_disk=True)), 50_000, seed=1, workers=workers)
     batches = loader.batches(0)
     next(batches)
     os.kill(active_children()[0].pid or 0, signal.SIGKILL)
@@ -151,7 +151,7 @@ def test_a_killed_worker_is_noticed_at_once(workers: int, make_table: MakeTable)
 
 def test_no_worker_outlives_its_epoch(make_table: MakeTable) -> None:
     rows = [5000] * 200  # more than pipes hold, or a worker that is not read from might end by itself
-    loader = Loader(Examples(make_table(rows, on_disk=True)), 50_000, workers=2)
+    loader = PlannedLoader(Examples(make_table(rows, on_disk=True)), 50_000, workers=2)
     list(loader.batches(0))
     assert active_children() == []
     batches = loader.batches(0)
@@ -165,10 +165,10 @@ PROGRAM = """
 import os, signal, sys
 import datasets
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 
 if __name__ == "__main__":
-    loader = Loader(Examples(datasets.Dataset.load_from_disk(sys.argv[1])), 200, workers=2)
+    loader = PlannedLoader(Examples(datasets.Dataset.load_from_disk(sys.argv[1])), 200, workers=2)
     batches = loader.batches(0)
     next(batches), next(batches)  # one from each worker
     if sys.argv[2] == "killed":
@@ -195,4 +195,4 @@ def test_how_a_program_with_workers_may_end(way: str, examples: Examples, tmp_pa
         assert result.returncode == -signal.SIGKILL
     else:  # such a signal is for the process that trains, which may want more batches
         assert result.returncode == 0
-        assert int(result.stdout) == Loader(examples, 200).count(0) - 1
+        assert int(result.stdout) == PlannedLoader(examples, 200).count(0) - 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from seqlab.data import statistics
 from seqlab.data.corpus import Corpus
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 from seqlab.data.preprocessing.classification import ClassificationPreprocessor
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.preprocessing.preprocessor import Preprocessor
@@ -246,9 +246,9 @@ def test_spans_are_those_of_reading_each_sentence(sentences: list[list[str]]) ->
 
 def loader_of(
     preprocessor: Preprocessor, records: Records, tokens: int, seed: int | None = 1, **options: Any
-) -> Loader:
+) -> PlannedLoader:
     table = corpus_of(preprocessor, {"train": records}).splits["train"]
-    return Loader(Examples(table, tokens, preprocessor.policies[0]), tokens, 2, seed, **options)
+    return PlannedLoader(Examples(table, tokens, preprocessor.policies[0]), tokens, 2, seed, **options)
 
 
 @some
@@ -320,7 +320,7 @@ def test_pools_are_sorted_one_by_one() -> None:
 def test_sequences_without_tokens_pay_nothing() -> None:
     records = {"words": [["a"], ["b"]], "tags": [["X"], ["Y"]]}
     corpus = corpus_of(TaggingPreprocessor(), {"train": records, "test": {"words": [[], []], "tags": [[], []]}})
-    loader = Loader(Examples(corpus.splits["test"], 9), 9, 2, None)
+    loader = PlannedLoader(Examples(corpus.splits["test"], 9), 9, 2, None)
     nothing = {"cells": 0, "share": 0.0, "times": 1.0}
     assert statistics.padding(loader) == {
         "tokens": 0, "sequences": 2, "random": nothing, "grouped": nothing, "ours": nothing,

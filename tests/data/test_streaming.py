@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from seqlab.data import streaming
 from seqlab.data.batch import Batch
 from seqlab.data.corpus import prepare
 from seqlab.data.examples import Examples
+from seqlab.data.loader import Position
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.preprocessing.sequence_to_sequence import SequenceToSequencePreprocessor
 from seqlab.data.records import Record
@@ -28,6 +31,7 @@ from seqlab.data.sources.text import TextFiles
 from seqlab.data.streaming import Beginning, Streamed
 from seqlab.errors import InputError
 from seqlab.text.tokenizer_training import Bytes
+from seqlab.text.vocabularies import Vocabularies
 
 COUNTS = (23, 1, 41, 12)  # records of each file
 TOKENS, POOL, AT_ONCE = 64, 3, 4
@@ -84,14 +88,13 @@ def test_each_record_is_in_one_batch_of_an_epoch(tmp_path: Path, texts: list[str
     loader = make(tmp_path, pool)
     orders = []
     for epoch in (0, 1):
-        assert loader.count(epoch) is None
-        batches = []
-        for batch in loader.batches(epoch):
-            batches.append(batch)
-            known = loader.count(epoch)
-            assert known is None or known >= len(batches)
-        assert loader.count(epoch) == len(batches)  # and was known before the last of them was read
-        assert known == len(batches)
+        read = list(loader.read(Position(epoch)))
+        batches = [batch for batch, _ in read]
+        *inside, end = [position for _, position in read]
+        assert end == Position(epoch + 1)  # which the loader tells, and not how many batches there are
+        assert [(position.epoch, position.batch) for position in inside] == [(epoch, n) for n in range(1, len(read))]
+        assert {position.batches for position in inside} <= {0, len(read)}  # known once the last pool is read
+        assert inside[-1].batches == len(read) or pool == 1
         assert max(batch.num_tokens for batch in batches) <= TOKENS
         order = [one for batch in batches for one in told(loader, batch)]
         assert sorted(order) == list(enumerate(texts))
@@ -120,28 +123,27 @@ def test_little_is_held_and_neighbours_stay_near(tmp_path: Path, texts: list[str
 
 def test_the_rest_of_an_epoch_from_anywhere(tmp_path: Path, texts: list[str]) -> None:
     loader = make(tmp_path)
-    place: dict[str, int] = {}
-    places, whole = [{}], []
-    for batch in loader.batches(1, 0, place):
-        whole.append(told(loader, batch))
-        places.append(json.loads(json.dumps(place)))  # what a checkpoint keeps once this batch is done
-    assert len({tuple(place.items()) for place in places}) > 4
-    assert {place["file"] for place in places[1:]} > {0}
-    for start, before in enumerate(places):
+    read = list(loader.read(Position(1)))
+    whole = [told(loader, batch) for batch, _ in read]
+    # What a checkpoint keeps once a batch is done; the last is the beginning of the next epoch.
+    positions = [Position(1), *(Position(**json.loads(json.dumps(asdict(position)))) for _, position in read[:-1])]
+    assert len({tuple(position.notes.items()) for position in positions}) > 4
+    assert {position.notes["file"] for position in positions[1:]} > {0}
+    for start, position in enumerate(positions):
         other = make(tmp_path)
-        rest = [told(other, batch) for batch in other.batches(1, start, dict(before))]
-        assert rest == whole[start:]
-        if start == len(places) - 1:
-            skipped = sum(COUNTS[: before["file"]])
+        rest = list(other.read(position))
+        assert [told(other, batch) for batch, _ in rest] == whole[start:]
+        assert [(p.epoch, p.batch) for _, p in rest] == [(p.epoch, p.batch) for _, p in read[start:]]
+        if start == len(positions) - 1:
+            skipped = sum(COUNTS[: position.notes["file"]])
             assert skipped > 0
             assert len(Counted.read_so_far) - 1 == len(texts) - skipped  # the files before are not even opened
         without = make(tmp_path)
         assert [told(without, batch) for batch in without.batches(1, start)] == whole[start:]
-        assert other.count(1) == len(whole)
     stale = {"epoch": 0, "batch": 1, "file": 2, "record": 1, "example": 30}  # of another epoch, or beyond
-    for place in (stale, {**stale, "epoch": 1, "batch": 9}):
+    for notes in (stale, {**stale, "epoch": 1, "batch": 9}):
         other = make(tmp_path)
-        assert [told(other, batch) for batch in other.batches(1, 2, place)] == whole[2:]
+        assert [told(other, batch) for batch, _ in other.read(Position(1, 2, 0, notes))] == whole[2:]
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -164,25 +166,52 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path) -> No
         "error",
     )
     loader = Streamed(*how)
-    place: dict[str, int] = {}
-    whole, places = [], [{}]
-    for batch in loader.batches(0, 0, place):
-        whole.append(told(loader, batch))
-        places.append(dict(place))
+    read = list(loader.read(Position()))
+    whole = [told(loader, batch) for batch, _ in read]
+    positions = [Position(), *(position for _, position in read[:-1])]
     assert [text for _, text in sorted(one for batch in whole for one in batch)] == [
         f"{i:03}" for i in range(1, 61) if i % 10 and i != 5
     ]
-    for start, before in enumerate(places):
-        assert [told(loader, batch) for batch in loader.batches(0, start, dict(before))] == whole[start:]
+    for start, position in enumerate(positions):
+        assert [told(loader, batch) for batch, _ in loader.read(position)] == whole[start:]
     strict = Streamed(JsonFiles(source.path, other, other, on_error="skip", max_rejected=0.05), *how[1:])
-    place = {}
+    last = Position()
     with pytest.raises(InputError, match="7 of 60 rows cannot be used"):
-        for number, _ in enumerate(strict.batches(0, 0, place), start=1):  # noqa: B007
+        for _, last in strict.read(Position()):  # noqa: B007
             ...
+    assert last.batch > 1
     with pytest.raises(InputError, match="7 of 60 rows cannot be used"):  # from the last pool on
-        list(strict.batches(0, number, place))
+        list(strict.read(last))
     with pytest.raises(InputError, match=r"line 5: a label, but the first record has only text"):
         list(Streamed(JsonFiles(source.path, other, other), *how[1:]).batches(0))
+
+
+def test_an_epoch_ends_where_the_last_records_are_rejected(tmp_path: Path) -> None:
+    """The records that are read last make no pool: the batch before them is the last."""
+    rows = [json.dumps({"text": f"{i:03}"}) for i in range(40)] + [json.dumps({"text": "x", "label": "y"})] * 9
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
+    other, preprocessor = str(tmp_path / "other.jsonl"), Picky()
+    source = JsonFiles(str(tmp_path / "train.jsonl"), other, other, on_error="skip", max_rejected=1.0)
+    corpus = prepare(Beginning(source, 5), preprocessor, Bytes(), tmp_path / "cache")
+    for pool in range(1, 5):
+        how = (corpus.vocabularies, Examples(corpus.splits["train"]), 16, pool, 1, 16, "error")
+        loader = Streamed(source, preprocessor, *how)
+        read = list(loader.read(Position()))
+        assert read[-1][1] == Position(1)
+        kept = sorted(text for batch, _ in read for _, text in told(loader, batch))
+        assert kept == [f"{i:03}" for i in range(32)]
+
+
+class Picky(LanguageModelingPreprocessor):
+    """Cannot use the texts from "032" on."""
+
+    def tokenize(self, records: pa.Table, vocabularies: Vocabularies, rejects: Rejects) -> pa.Table:
+        usable = [not "032" <= text <= "999" for text in records.column("text").to_pylist()]
+        for row, keep in enumerate(usable):
+            if not keep:
+                rejects.add(f"row {row}", "too late", "a text from 032 on")
+        return super().tokenize(records.filter(pa.array(usable, pa.bool_())), vocabularies, rejects)
 
 
 def test_long_rows_are_cut_and_pairs_are_streamed(tmp_path: Path) -> None:
@@ -215,7 +244,7 @@ def test_long_rows_are_cut_and_pairs_are_streamed(tmp_path: Path) -> None:
     )
     batches = list(loader.batches(0))
     assert sum(batch.num_tokens for batch in batches) == len((tmp_path / "a.txt").read_text())
-    assert torch.cat([batch.ids for batch in batches]).sort().values.tolist() == list(range(loader.count(0) or 0))
+    assert torch.cat([batch.ids for batch in batches]).sort().values.tolist() == list(range(sum(map(len, batches))))
 
 
 def test_the_beginning_is_known_by_a_glance_at_the_files(tmp_path: Path, texts: list[str]) -> None:

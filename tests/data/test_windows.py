@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from seqlab.data.examples import Examples
-from seqlab.data.loader import Loader
+from seqlab.data.loader import PlannedLoader
 from seqlab.data.preprocessing.language_modeling import LanguageModelingPreprocessor
 from seqlab.data.preprocessing.stream_language_modeling import StreamLanguageModelingPreprocessor
 from seqlab.data.rejects import Rejects
@@ -84,7 +84,7 @@ def test_chunks_slices_and_workers(make_table: MakeTable) -> None:
         datasets.table.InMemoryTable(pa.concat_tables([whole.slice(0, 2), whole.slice(2, 3)])), fingerprint="chunked"
     )
     windows, chunked = Windows(table, 3, 4), Windows(parts, 3, 4)
-    ahead = Loader(windows, tokens=1, seed=1, workers=2)
+    ahead = PlannedLoader(windows, tokens=1, seed=1, workers=2)
     assert len(pickle.dumps(windows)) < 3000
     for epoch in (0, 1):
         for i, batch in enumerate(ahead.batches(epoch, 2), start=2):

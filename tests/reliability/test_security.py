@@ -146,6 +146,11 @@ def payloads(canary: Path) -> list[dict[str, Any]]:
             "compiler": str(program),
             "folder": kept,
         },
+        {"_target_": "seqlab.storage.files.replace_file", "path": str(canary), "content": ""},
+        {"_target_": "seqlab.training.logging.json_lines.MetricsLog", "folder": str(canary)},
+        {"_target_": "seqlab.training.checkpoint.Checkpoints", "folder": str(canary)},
+        {"_target_": "seqlab.cli.command.Command", "trust": ["os.system"]},
+        {"_target_": "seqlab.config.schema.Settings", "trust": "os.system"},
     ]
 
 
@@ -155,7 +160,7 @@ PLACES = ("data", "form", "tokenizer", "task.model.encoder.cell", "optimizer", "
 def test_r21_targets_in_a_saved_configuration(verb: Verb, run: Path, canary: Path) -> None:
     """One object in all places is written as YAML's aliases; what the files say of trust is not heeded."""
     kinds = payloads(canary)
-    assert len(kinds) == 14
+    assert len(kinds) == 19
     for payload in kinds:
         whole = copied(run)
         config = yaml.safe_load((whole / "config.yaml").read_text())

@@ -68,6 +68,14 @@ def test_a_part_that_is_not_seqlabs_own_is_refused(folder: Path, tmp_path: Path,
         assert not {name for name, _ in seen} & {"os.system", "subprocess.Popen"}
 
 
+@pytest.mark.parametrize("version", [1, 2, 99, None, "3"])
+def test_a_bundle_of_another_format_is_refused_in_a_sentence(folder: Path, version: object) -> None:
+    change(folder, lambda described: described.update(format_version=version))
+    told = re.escape(f"has format {version!r}, and this seqlab reads format 3: use the seqlab that wrote it, or train")
+    with pytest.raises(InputError, match=told):
+        seqlab.load(folder)
+
+
 @pytest.mark.parametrize("name", ["torch.os.system", "system", "torch.load", "Mine.touch", "nothing"])
 def test_a_trusted_module_is_no_way_to_what_it_imports(
     folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +85,7 @@ def test_a_trusted_module_is_no_way_to_what_it_imports(
     )
     monkeypatch.syspath_prepend(tmp_path)
     node = {"part": f"mine_alone:{name}", "command": f"touch {tmp_path / 'canary'}", "f": str(tmp_path / "canary")}
-    change(folder, lambda described: described.update(preprocessor=node))
+    change(folder, lambda described: described.update(form=node))
     with watched() as seen, pytest.raises(InputError, match="mine_alone"):
         seqlab.load(folder, trust="mine_alone")
     assert not (tmp_path / "canary").exists()
@@ -152,7 +160,7 @@ def test_every_verb_refuses_with_exit_code_2(verb: Callable[..., Outcome], verb_
 PROGRAMS = {
     "seqlab/layers/native/heap.py": {"CDLL("},  # of the C library
     "seqlab/layers/native/compiler.py": {"CDLL("},
-    "seqlab/exporting/formats/pt2.py": {"aoti_load_package("},
+    "seqlab/exporting/formats/aoti.py": {"aoti_load_package("},
     "seqlab/exporting/formats/pt2_loading.py": {
         "torch.load(",
         "export.load(",

@@ -13,6 +13,7 @@ import torch
 from toy_training import ToyBatches, ToyModel, ToyTask
 
 from faults import Killed, interrupt
+from seqlab.data.loader import Position
 from seqlab.errors import CheckpointError, InputError
 from seqlab.training.averages import Averages
 from seqlab.training.checkpoint import CARRIED, FILES, Checkpoint, Checkpoints, distinct_tensors
@@ -27,7 +28,7 @@ def trained(steps: int = 2) -> Parts:
     torch.manual_seed(steps)
     model = ToyModel()
     optimizer = adamw(model)
-    state = State(step=steps, epoch=1, best=0.1 + 0.2, best_step=steps, metrics={"loss": 1 / 3})
+    state = State(step=steps, position=Position(1), best=0.1 + 0.2, best_step=steps, metrics={"loss": 1 / 3})
     for batch in list(ToyBatches().batches(0))[:2]:
         optimizer.zero_grad()
         backward(ToyTask(model), batch, None, state.terms)
@@ -198,8 +199,9 @@ def test_another_model_is_refused_with_the_differences(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(Checkpoints(tmp_path), 1, 1)
-    monkeypatch.setattr("seqlab.training.checkpoint.FORMAT_VERSION", 2)
-    with pytest.raises(CheckpointError, match="format is 1, this seqlab reads 2"):
+    monkeypatch.setattr("seqlab.training.checkpoint.FORMAT_VERSION", 3)
+    told = "format is 2, and this seqlab reads format 3: continue the run with the seqlab that began it"
+    with pytest.raises(CheckpointError, match=told):
         Checkpoint.read(folder)
 
 

@@ -47,7 +47,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
         assert run.config == "seed: 1\n"
         assert run.checkpoints == path / "checkpoints"
     stored = metadata(path)
-    assert (stored["seed"], stored["parameters"], stored["status"], stored["format_version"]) == (1, 12, "success", 1)
+    assert (stored["seed"], stored["parameters"], stored["status"], stored["format_version"]) == (1, 12, "success", 2)
     assert str(stored["ended"]) >= str(stored["started"])
     assert json.loads((path / "summary.json").read_text()) == {"steps": 3}
     assert sorted(p.name for p in path.iterdir()) == [".lock", "config.yaml", "run.json", "summary.json"]
@@ -116,10 +116,12 @@ def test_folders_that_hold_something(tmp_path: Path) -> None:
 
 
 def test_run_json_of_another_time(tmp_path: Path) -> None:
-    with begun(RunFolder.create(tmp_path)) as run:
-        run.record(format_version=99)
-    with pytest.raises(InputError, match="format 99"):
-        RunFolder.reopen(tmp_path)
+    for version in (99, 1):
+        with begun(RunFolder.create(tmp_path / str(version))) as run:
+            run.record(format_version=version)
+        told = rf"a run of format {version}, and this seqlab reads format 2: continue it with the seqlab that began it"
+        with pytest.raises(InputError, match=told):
+            RunFolder.reopen(tmp_path / str(version))
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         RunFolder.reopen(tmp_path)

@@ -391,7 +391,7 @@ def test_the_loop_fits_on_a_page() -> None:
     assert len(inspect.getsource(Trainer.fit).splitlines()) <= 60
 
 
-def test_utilization_is_over_all_starts_and_counts_from_when_it_was_first_measured(tmp_path: Path) -> None:
+def test_utilization_is_over_all_starts(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         fit(toy_trainer(tmp_path, at=sends(signal.SIGTERM, (1, 2))))
     trainer = resumed(tmp_path)
@@ -402,14 +402,11 @@ def test_utilization_is_over_all_starts_and_counts_from_when_it_was_first_measur
     later = 4e15 * (state.step_seconds - before["step_seconds"])
     assert state.possible_flops == pytest.approx(before["possible_flops"] + later)
     assert state.summary()["useful_flops_utilization"] == state.useful_flops / state.possible_flops > 0
-    stored = {name: x for name, x in before.items() if name not in ("useful_flops", "possible_flops")}
-    older = State.from_json(stored)
-    assert (older.step, older.useful_flops, older.possible_flops) == (before["step"], 0, 0)
     with pytest.raises(ValueError, match="fields"):
         State.from_json({**before, "surplus": 1})
-    del stored["tokens"]
+    del before["tokens"]
     with pytest.raises(ValueError, match="fields"):
-        State.from_json(stored)
+        State.from_json(before)
 
 
 def test_summary_is_json(tmp_path: Path) -> None:

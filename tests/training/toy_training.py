@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlab.data.batch import Batch
+from seqlab.data.loader import Loader, Position
 from seqlab.models.decoding import Decoding
 from seqlab.ragged import Layout, Ragged
 from seqlab.tasks.task import StepOutput, Task, Term
@@ -91,7 +92,7 @@ class ToyTask(Task):
         return {**shown, "ppl": math.exp(averages["loss"])}
 
 
-class ToyBatches:
+class ToyBatches(Loader):
     """`examples` random ragged sequences, `size` to a batch, shuffled by seed and epoch.
 
     `at` is called with "data" and the epoch and number of every batch, before it is handed out; `seen` is the ledger.
@@ -113,13 +114,15 @@ class ToyBatches:
     def count(self, epoch: int) -> int:
         return -(-len(self.whole) // self.size)
 
-    def batches(self, epoch: int, start: int = 0, place: dict[str, int] | None = None) -> Iterator[Batch]:
+    def read(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+        epoch, count = start.epoch, self.count(start.epoch)
         order = torch.randperm(len(self.whole), generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
         for number, indices in enumerate(order.split(self.size)):
-            if number >= start:
+            if number >= start.batch and len(indices):
                 self.at(epoch, number)
                 self.seen += [(epoch, int(i)) for i in indices]
-                yield self.whole.select(indices)
+                follows = Position(epoch, number + 1, count) if number + 1 < count else Position(epoch + 1)
+                yield self.whole.select(indices), follows
 
 
 def toy_trainer(

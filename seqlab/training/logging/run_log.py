@@ -87,5 +87,5 @@ class RunLog:
 
 def _place(state: State, split: str) -> dict[str, Any]:
     """Where training stands, at the head of every point."""
-    place = {"step": state.step, "split": split, "epoch": state.epochs}
+    place = {"step": state.step, "split": split, "epoch": state.position.epochs}
     return {**place, "tokens": state.tokens, "sequences": state.sequences, "seconds": state.seconds}
