@@ -294,7 +294,7 @@ def test_a_defect_of_ours_is_told_by_its_place(
     found = classes.post("/predict", {"text": CANARY})
     refused(found, 500)
     monkeypatch.undo()
-    monkeypatch.setattr(classes.service, "told", broken)
+    monkeypatch.setattr(classes.service, "to_json", broken)
     refused(classes.post("/predict", {"text": CANARY}), 500)
     until(lambda: len(caplog.records) == 2)  # each once; the log comes after the answer
     assert caplog.text.count("in broken") == 2
