@@ -14,26 +14,26 @@ from seqlab.exporting.asking import block
 from torch import Tensor
 
 from seqlab.errors import InputError
-from seqlab.inference.predictor import Asked, Predictor
+from seqlab.inference.predictor import Predictor, Request
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 
 
 class Padded(Predictor):
-    """Of classifiers: all that it is asked at a time is one block."""
+    """A predictor of classifiers that answers all requests of a call as one padded block."""
 
-    def answers(self, asked: Sequence[Asked], *rest: Any) -> list[dict[str, Any]]:
-        if not asked:
+    def answers(self, requests: Sequence[Request], *rest: Any) -> list[dict[str, Any]]:
+        if not requests:
             return []
-        tokens = self.batch(asked).tokens
+        tokens = self.batch(requests).tokens
         ids_NL, mask_NL = block(tokens)
         model: Any = self.task.model
         with torch.no_grad():
             said = model.answer(pooled(model, ids_NL * mask_NL, tokens.lengths)).cpu()
         return [
             self.preprocessor.format_prediction(one, each.record, self.vocabularies)
-            for each, one in zip(asked, said, strict=True)
+            for each, one in zip(requests, said, strict=True)
         ]
 
 
