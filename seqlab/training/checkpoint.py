@@ -51,7 +51,7 @@ class Checkpoint:
     optimizer: dict[str, Tensor]
     scalars: dict[str, dict[str, Any]]
     rng: dict[str, Tensor]
-    carried: dict[str, Tensor]
+    carried_state: dict[str, Tensor]
     state: State
 
     @classmethod
@@ -70,17 +70,17 @@ class Checkpoint:
                 )
             state = State.from_json(stored["state"])
             model, optimizer, rng = (safetensors.torch.load(content[name]) for name in FILES[:3])
-            carried = safetensors.torch.load(content[CARRIED]) if CARRIED in content else {}
+            carried_state = safetensors.torch.load(content[CARRIED]) if CARRIED in content else {}
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
-        return cls(folder, model, optimizer, stored["optimizer"], rng, carried, state)
+        return cls(folder, model, optimizer, stored["optimizer"], rng, carried_state, state)
 
     def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, carried: dict[str, Tensor] | None = None
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, carried_state: dict[str, Tensor] | None = None
     ) -> State:
         """Weights, optimizer and random state become those of the checkpoint, bit for bit; returns its `State`.
 
-        What the task carries from batch to batch is put into `carried`.
+        The state that the task carries from batch to batch is put into `carried_state`.
         Hyper-parameters (learning rate, betas, ...) stay those that the optimizer was built with.
         """
         self.restore_model(model)
@@ -97,9 +97,9 @@ class Checkpoint:
         for device, random_state in self.rng.items():
             if device != "cpu" and torch.cuda.is_available():
                 torch.cuda.set_rng_state(random_state, device)
-        if carried is not None:
-            carried.clear()
-            carried.update(self.carried)
+        if carried_state is not None:
+            carried_state.clear()
+            carried_state.update(self.carried_state)
         return self.state
 
     def restore_model(self, model: nn.Module) -> None:
@@ -133,12 +133,12 @@ class Checkpoints:
         self.keep = keep
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried: Mapping[str, Tensor] = {}
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried_state: Mapping[str, Tensor] = {}
     ) -> Path:
         """Writes the checkpoint of this step, points `last` and `best` to where they belong, drops what is old.
 
         Args:
-            carried: see `Task.carried_state`.
+            carried_state: see `Task.carried_state`.
 
         Raises:
             OSError: it could not be written; everything that was there before still is.
@@ -147,7 +147,7 @@ class Checkpoints:
         recover_all(self.folder, _STEPS)
         final = self.folder / _name(state.step)
         with new_folder(final) as beside:  # `final` is there after an evaluation that a signal had cut short
-            _write(beside, model, optimizer, state, carried)
+            _write(beside, model, optimizer, state, carried_state)
         self._link(state)
         self._retain(state)
         return final
@@ -224,7 +224,7 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list
 
 
 def _write(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried: Mapping[str, Tensor]
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, carried_state: Mapping[str, Tensor]
 ) -> None:
     """Write all files of a checkpoint."""
     names = _parameter_names(model, optimizer)
@@ -245,7 +245,7 @@ def _write(
         "optimizer.safetensors": stored(tensors),
         "rng.safetensors": stored(rng),
         "state.json": json.dumps(description, indent=1).encode(),
-        **({CARRIED: stored(carried)} if carried else {}),
+        **({CARRIED: stored(carried_state)} if carried_state else {}),
     }
     for name, data in content.items():
         (folder / name).write_bytes(data)
