@@ -46,7 +46,7 @@ def job(command: Command) -> None:
     whole = runs.whole(run, data) if data is not None and options.split is None else None
     data, part = whole or data, "all" if whole else split
     evaluated = runs.describe_evaluated(data, split)
-    # What is judged otherwise goes into another file.
+    # Another evaluation goes into another file.
     differs = [f"{name}-{value}" for name, value in options.decoding.items() if value is not None]
     parts = ("evaluation", part, "other-data" if data is not None else None, options.precision, *differs)
     output = Path(options.output or run / f"{'-'.join(part for part in parts if part)}.json")

@@ -2,14 +2,14 @@
 
 What happens before the first step, and where:
 
-    1  Hydra composes the configuration, and all mistakes are reported at once    cli/command.py, config/
-    2  the run's folder is chosen and locked                                     cli/runs.py, training/run_folder.py
-    3  records are read, tokenized and stored, or found in the cache             `build_data`, data/corpus.py
-    4  a loader per split plans its batches                                      `build_data`, data/loader.py, data/plan.py
-    5  the model and its task are built to the vocabularies, and moved            `build`, bundle.py
-    6  optimizer, schedule, checkpoints and log are handed to the trainer        `build_trainer`
-    7  config.yaml and run.json are written; nothing was before                  train.py
-    8  the newest checkpoint is restored where a run continues                   `Trainer.resume`
+    1  the configuration is composed and checked        cli/command.py, config/
+    2  the folder of the run is chosen and locked       cli/runs.py, training/run_folder.py
+    3  records are tokenized, or found in the cache     `build_data`, data/corpus.py
+    4  a loader per split plans its batches             `build_data`, data/loader.py, data/plan.py
+    5  the task and its model are built                 `build`, bundle.py
+    6  the trainer is handed optimizer, schedule, ...   `build_trainer`
+    7  config.yaml and run.json are written; not before  train.py
+    8  a run that continues restores its checkpoint     `Trainer.resume`
 """
 
 from __future__ import annotations

@@ -113,12 +113,12 @@ def provenance(command: Command) -> dict[str, Any]:
 
 
 def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `experiment.build_data` needs to read the data a model is judged on.
+    """What `experiment.build_data` needs to read the data that a model is evaluated on.
 
     Args:
         run: a run folder, which knows its data, or a bundle.
         loaded: the bundle that is there: long examples are cut as in training. What training refused or left out
-            is judged, as long as it fits into a batch.
+            is evaluated, as long as it fits into a batch.
         data: other data, or None.
 
     Raises:

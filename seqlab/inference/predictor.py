@@ -94,7 +94,7 @@ class Predictor:
 
         Args:
             items: what `Preprocessor.parse_input` reads, such as `example`.
-            decoding: how to write; None: as the model was trained to be judged.
+            decoding: of a model that writes; None: the one it is evaluated with.
             seed: of what is drawn.
             top_k: of classes, or of the 20 candidates for a mask that are known, tell the so many likeliest with their
                 probabilities, and all classes that are chosen; None: all classes, 5 candidates.

@@ -48,15 +48,15 @@ from seqlab.server.requests import (
     content_of,
     decoding_of,
     read_items,
+    refuse_failed_jobs,
     require_some,
     room,
-    told_of_jobs,
 )
 from seqlab.server.service import Service
 
 
 class DecodingBody(JsonBody):
-    """How a text is to be written; what is not given is as the model was trained to be judged."""
+    """The decoding of a text. A setting that is not given is the one the model is evaluated with."""
 
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
@@ -196,6 +196,6 @@ async def attention(service: Service, watcher: Executor, request: Request, answe
     def weights() -> dict[str, Any]:
         return rounded(attention_of(service.predictor, request, written))
 
-    with told_of_jobs():
+    with refuse_failed_jobs():
         telling = asyncio.get_running_loop().run_in_executor(watcher, weights)
         return await asyncio.wait_for(telling, service.limits.deadline_s)

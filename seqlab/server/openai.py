@@ -31,9 +31,9 @@ from seqlab.server.requests import (
     decoding_of,
     error_content,
     read_items,
+    refuse_failed_jobs,
     require_some,
     room,
-    told_of_jobs,
     unless_left,
 )
 from seqlab.server.service import Service
@@ -141,7 +141,7 @@ def require_known(name: str, service: Service) -> None:
 
 
 def writing(completion: Completion) -> dict[str, Any]:
-    """How to write: nothing is as the model was trained to be judged. Where nothing is drawn, no filter matters."""
+    """Return the decoding of a completion, whose defaults are those of the API. Greedy decoding has no filters."""
     draws = completion.temperature > 0
     return {
         "max_tokens": completion.max_tokens,
@@ -205,14 +205,14 @@ async def stream(
     part = {**head, "usage": None} if counted else head
 
     async def following() -> int | None:
-        with told_of_jobs():
+        with refuse_failed_jobs():
             return await asyncio.wait_for(tokens.get(), service.limits.deadline_s)
 
     try:
         while (token := await following()) is not None:
             if piece := text.add(token):
                 yield event({**part, "choices": [choice(piece, None)]})
-        with told_of_jobs():
+        with refuse_failed_jobs():
             (best, *_) = job.answer.result()
         yield event({**part, "choices": [choice(text.rest(), ended(best))]})
         if counted:

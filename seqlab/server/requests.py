@@ -198,7 +198,7 @@ def room(service: Service, items: int) -> Iterator[Callable[[Sequence[Job]], Non
 async def answers(jobs: Sequence[Job], request: HttpRequest) -> list[Any]:
     """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
     try:
-        with told_of_jobs():
+        with refuse_failed_jobs():
             return await unless_left(request, all_of(jobs), max(0.0, jobs[0].deadline - time.monotonic()))
     finally:
         for job in jobs:
@@ -210,8 +210,8 @@ async def all_of(jobs: Sequence[Job]) -> list[Any]:
 
 
 @contextmanager
-def told_of_jobs() -> Iterator[None]:
-    """How a job that has no answer is refused."""
+def refuse_failed_jobs() -> Iterator[None]:
+    """Refuse a request whose job is late (503) or has failed (500)."""
     try:
         yield
     except TimeoutError as error:

@@ -139,7 +139,7 @@ class Service:
 
         Args:
             request: an item that has been read.
-            decoding: how to write, for a model that writes; None: as the model was trained to be judged.
+            decoding: of a model that writes; None: the one it is evaluated with.
             place: of the item in its request, by which, and `seed`, what is drawn is seeded.
             deadline: see `deadline`.
         """
@@ -175,7 +175,7 @@ class Service:
         return Decoding(**{**default, **given})
 
     def to_json(self, request: Request, answer: Any, top_k: int | None = None) -> dict[str, Any]:
-        """An answer, for people."""
+        """Return an answer as it is sent to a client."""
         if self.decoding is not None:
             return self.predictor.preprocessor.format_prediction(answer, request.record, self.predictor.vocabularies)
         return likeliest(answer, top_k)
