@@ -15,6 +15,8 @@ from seqlab.cli.runs import config_for_evaluation
 from tiny_bundles import save
 from typing_words import Outcome
 
+pytestmark = pytest.mark.usefixtures("one_sample")
+
 FAST = [
     "model.width=24",
     "schedule.warmup_steps=2",
