@@ -6,6 +6,9 @@ READY = .venv/ready
 # A .venv whose Python has gone is as good as none.
 $(shell .venv/bin/python -c '' 2>/dev/null || rm -f $(READY))
 
+# Tests start many processes, each of which would compile seqlab anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: train test parity reliability format
 
 train: $(READY)

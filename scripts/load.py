@@ -45,7 +45,7 @@ from seqlab.errors import CheckFailedError
 from seqlab.inference.predictor import Predictor
 from seqlab.server.listen import listen, serve
 from seqlab.server.queue import Budget, Job, Queue
-from seqlab.server.service import Batching, Limits, Service
+from seqlab.server.service import ServerBatching, ServerLimits, Service
 from seqlab.text.tokenizer_training import Bytes
 
 LONGEST = 512  # tokens
@@ -53,9 +53,9 @@ TEXTS = 1024
 UNCOUNTED_S = 5.0
 ROUNDING = 1e-5
 SERVERS = {
-    "ragged": Batching(),
-    "padded, batches of 32": Batching(tokens=10**9, rows=32),
-    "padded, batches of 64": Batching(tokens=10**9, rows=64),
+    "ragged": ServerBatching(),
+    "padded, batches of 32": ServerBatching(tokens=10**9, rows=32),
+    "padded, batches of 64": ServerBatching(tokens=10**9, rows=64),
 }
 SETTINGS: dict[str, Any] = {
     "run": "", "model": "lstm", "seconds": 25.0, "clients": 64, "rounds": 3, "requests": 0, "queue": 256,
@@ -95,7 +95,7 @@ class Watched(Queue):
 def server(given: argparse.Namespace) -> None:
     """Answers until SIGTERM."""
     predictor = (Padded if "padded" in given.serve else Predictor)(bundle.load(given.run))
-    limits = Limits(queue=given.queue, items=1, connections=10_000)
+    limits = ServerLimits(queue=given.queue, items=1, connections=10_000)
     service = Service(predictor, SERVERS[given.serve], limits, "load")
     service.queue = watched = Watched(given.queue, service.metrics.waited)
     wrong = Gauge("load_left_and_taken", "Items computed for nobody.", registry=service.metrics.registry)

@@ -7,33 +7,40 @@ of what padding costs, and of nothing else. Its answers are the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from seqlab.exporting.asking import block
 from torch import Tensor
 
 from seqlab.errors import InputError
-from seqlab.inference.predictor import Asked, Predictor
+from seqlab.exporting.adapters.tensors import padded_batch
+from seqlab.exporting.padded import to_padded
+from seqlab.inference.predictor import Predictor, Request
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.models.classifier import Classifier
 from seqlab.models.encoders import RecurrentEncoder, TransformerEncoder
 
 
 class Padded(Predictor):
-    """Of classifiers: all that it is asked at a time is one block."""
+    """A predictor of classifiers that answers all requests of a call as one padded block."""
 
-    def answers(self, asked: Sequence[Asked], *rest: Any) -> list[dict[str, Any]]:
-        if not asked:
+    @cached_property
+    def padded_model(self) -> Any:
+        """The model in the form that reads blocks."""
+        return to_padded(self.task.model)
+
+    def answers(self, requests: Sequence[Request], *rest: Any) -> list[dict[str, Any]]:
+        if not requests:
             return []
-        tokens = self.batch(asked).tokens
-        ids_NL, mask_NL = block(tokens)
-        model: Any = self.task.model
+        tokens = self.batch(requests).tokens
+        ids_NL, mask_NL = padded_batch(tokens, at_least=1)
+        model = self.padded_model
         with torch.no_grad():
             said = model.answer(pooled(model, ids_NL * mask_NL, tokens.lengths)).cpu()
         return [
             self.preprocessor.format_prediction(one, each.record, self.vocabularies)
-            for each, one in zip(asked, said, strict=True)
+            for each, one in zip(requests, said, strict=True)
         ]
 
 

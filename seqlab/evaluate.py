@@ -15,7 +15,7 @@ from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """The settings of this verb, besides data."""
 
     run: str
@@ -39,17 +39,17 @@ def job(command: Command) -> None:
     from seqlab.training.precision import in_precision
 
     data = command.config.get("data")
-    asked = read_settings(Asked, {key: value for key, value in command.config.items() if key != "data"})
-    run = Path(asked.run)
+    options = read_settings(Options, {key: value for key, value in command.config.items() if key != "data"})
+    run = Path(options.run)
     loaded = bundle.load(run, command.trust)
-    split = asked.split or "test"
-    whole = runs.whole(run, data) if data is not None and asked.split is None else None
-    data, told = whole or data, "all" if whole else split
-    judged = runs.judged(data, split)
-    # What is judged otherwise goes into another file.
-    differs = [f"{name}-{value}" for name, value in asked.decoding.items() if value is not None]
-    parts = ("evaluation", told, "other-data" if data is not None else None, asked.precision, *differs)
-    output = Path(asked.output or run / f"{'-'.join(part for part in parts if part)}.json")
+    split = options.split or "test"
+    whole = runs.whole(run, data) if data is not None and options.split is None else None
+    data, part = whole or data, "all" if whole else split
+    evaluated = runs.describe_evaluated(data, split)
+    # Another evaluation goes into another file.
+    differs = [f"{name}-{value}" for name, value in options.decoding.items() if value is not None]
+    parts = ("evaluation", part, "other-data" if data is not None else None, options.precision, *differs)
+    output = Path(options.output or run / f"{'-'.join(part for part in parts if part)}.json")
     require_place(output)
     config = runs.config_for_evaluation(run, loaded, data)
     corpus, loaders = experiment.build_data(config, loaded.preprocessor, loaded.vocabularies, command.trust, [split])
@@ -59,14 +59,14 @@ def job(command: Command) -> None:
             runs.read_metadata(run), metadata, run, advice="to evaluate on what is there now, type data=..."
         )
     experiment.require_positions(loaded.task, loaders)
-    device = choose_device(asked.device)
+    device = choose_device(options.device)
     loaded.task.model.to(device)
-    experiment.choose_decoding(loaded.task, asked.decoding)
-    precision = asked.precision or config.get("precision", "float32")
+    experiment.choose_decoding(loaded.task, options.decoding)
+    precision = options.precision or config.get("precision", "float32")
     task = in_precision(loaded.task, precision)
     metrics = evaluate(task, loaders[split].batches(0), device)
     about = {
-        "run": str(run), "split": told, "judged": judged,
+        "run": str(run), "split": part, "evaluated": evaluated,
         "data": [word for word in command.overrides if word.startswith("data")], "dtype": precision,
         "decoding_settings": task.decoding_settings, "rows": loaders[split].examples.report,
     }  # fmt: skip

@@ -1,7 +1,15 @@
-"""From a configuration to everything a run is made of: corpus, loaders, model, task, trainer.
+"""Build the parts of a run from its configuration. A part is a plain class that does not know the configuration.
 
-What a configuration may hold stands in `settings.py`, which run a command means in `runs.py`. A part is a plain class
-that has never heard of either.
+What happens before the first step, and where:
+
+    1  the configuration is composed and checked        cli/command.py, config/
+    2  the folder of the run is chosen and locked       cli/runs.py, training/run_folder.py
+    3  records are tokenized, or found in the cache     `build_data`, data/corpus.py
+    4  a loader per split plans its batches             `build_data`, data/loader.py, data/plan.py
+    5  the task and its model are built                 `build`, bundle.py
+    6  the trainer is handed optimizer, schedule, ...   `build_trainer`
+    7  config.yaml and run.json are written; not before  train.py
+    8  a run that continues restores its checkpoint     `Trainer.resume`
 """
 
 from __future__ import annotations
@@ -47,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built."""
+    """The parts of a run."""
 
     corpus: Corpus
     preprocessor: Preprocessor
@@ -65,11 +73,11 @@ class Experiment:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What computes which part of the model."""
+        """The name of what computes each part of the model."""
         return kernels(self.task.model, self.device, self.dtype)
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same when a run is continued, for run.json."""
+        """Return what must stay the same when a run is continued, for run.json."""
         return {
             "source": self.corpus.source,
             "tokenizer": self.corpus.vocabularies.digest,
@@ -80,14 +88,14 @@ class Experiment:
 
 
 def build(config: Config, trust: Collection[str] = ()) -> Experiment:
-    """The parts of a run, in the order in which they need each other.
+    """Build the parts of a run but the trainer, in the order in which they need each other.
 
     Args:
-        config: plain dicts, checked by `settings.check`.
-        trust: targets the user has named, or modules of such.
+        config: plain dicts, checked by `seqlab.config.schema.check`.
+        trust: targets that the user has named, or modules of such.
 
     Raises:
-        InputError: what any part has to say against its input.
+        InputError: a part refuses its input.
     """
     device = choose_device(config["device"])
     torch.set_num_threads(config["threads"] or THREADS)
@@ -119,7 +127,7 @@ def build_data(
     trust: Collection[str] = (),
     splits: Collection[str] = SPLITS,
 ) -> tuple[Corpus, dict[str, Loader]]:
-    """The prepared corpus, and a loader for each of its splits; only that of "train" shuffles."""
+    """Prepare the corpus, and make a loader for each of its splits; only that of "train" shuffles."""
     source: Source = instantiate(config["data"], "data", base=Source, trust=trust)
     batch: Batching = instantiate(config["batch"], "batch", target=Batching)
     reading: Loading = instantiate(config["loader"], "loader", target=Loading)
@@ -159,7 +167,7 @@ def build_data(
 def build_trainer(
     config: Config, experiment: Experiment, folder: RunFolder, log: RunLog, trust: Collection[str] = ()
 ) -> Trainer:
-    """The trainer, handed its parts; whenever a new best model is saved, the bundle is written."""
+    """Hand the trainer its parts. Whenever a new best model is saved, the bundle is written."""
     task, loaders = experiment.task, experiment.loaders
     schedule: Schedule = instantiate(config["schedule"], "schedule", base=Schedule, trust=trust)
     spanned = any(config["trainer"][f"max_{unit}"] for unit in ("steps", "epochs", "tokens"))
@@ -189,14 +197,14 @@ def build_trainer(
 
 
 def warn_of_warm_up(warmup_steps: int, limits: Limits, train: Loader) -> None:
-    """Tells where more than half of a run would be warm-up: little is learned at the low rates of its steps.
+    """Warn if more than half of a run would be warm-up: little is learned at the low rates of its steps.
 
-    Half, because a warm-up of a quarter is usual; what is advised is a tenth. A run that epochs or tokens end does not
-    know its steps before its data is read, and so `settings.check` cannot refuse it as it does one of max_steps.
+    Half, because a warm-up of a quarter is usual; the advice is a tenth. The steps of a run that epochs or tokens end
+    are not known before its data is read, so that `seqlab.config.schema.check` cannot refuse it.
     """
     batches, tokens = train.count(0), int(train.examples.lengths.sum())
     if not batches or train.first_batches is not None:
-        return  # of records that are streamed, nobody knows how many there are; of a few, nobody wants much
+        return  # streamed data has no known length, and `first_batches` overfits on purpose
     share, limit = limits.nearest(1, 1 / batches, tokens // batches)  # of the run, that one batch is
     if 2 * share * warmup_steps > 1:
         steps = max(1, round(1 / share))
@@ -208,34 +216,26 @@ def warn_of_warm_up(warmup_steps: int, limits: Limits, train: Loader) -> None:
 
 
 def require_positions(task: Task, loaders: dict[str, Loader]) -> None:
-    """Whether the model knows the positions of the longest sequence, and, where it writes, of the longest it writes.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise `InputError` if the model does not know the positions of the longest sequence that it reads or writes."""
     longest = max(loader.longest_side for loader in loaders.values())
     require_room(longest, task.max_length, "model.positions.max_length")
 
 
 def require_room(longest: int, limit: int | None, name: str) -> None:
-    """Whether the longest sequence fits.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Raise `InputError` if the longest sequence does not fit."""
     if limit is not None and longest > limit:
         raise InputError(
             f"the longest sequence has {longest} tokens, {name}={limit}: raise it, or lower batch.max_length"
         )
 
 
-def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
-    """From now on the task writes as it is asked to; what is asked as None stays as it was.
+def choose_decoding(task: Task, settings: Mapping[str, Any]) -> None:
+    """Change how the task writes; a setting of None stays as it was.
 
     Raises:
         InputError: the task does not write, or a value is out of range.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     if not given:
         return
     if task.decoding is None:
@@ -244,7 +244,7 @@ def choose_decoding(task: Task, asked: Mapping[str, Any]) -> None:
 
 
 def compile_model(model: torch.nn.Module, device: torch.device) -> None:
-    """Compiles the model's Transformer blocks; warns where it has none.
+    """Compile the Transformer blocks of the model; warn if it has none.
 
     Raises:
         InputError: torch cannot compile for this device here.
@@ -263,5 +263,5 @@ def compile_model(model: torch.nn.Module, device: torch.device) -> None:
 
 
 def cache_folder() -> Path:
-    """Where prepared corpora are kept: $SEQLAB_CACHE, or the user's cache folder."""
+    """Return where prepared corpora are kept: $SEQLAB_CACHE, or the user's cache folder."""
     return Path(os.environ.get("SEQLAB_CACHE") or Path.home() / ".cache" / "seqlab")

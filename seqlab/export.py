@@ -14,8 +14,8 @@ from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The settings of this verb."""
+class Options:
+    """The options of this verb."""
 
     run: str
     out: str
@@ -30,8 +30,8 @@ def job(command: Command) -> None:
     from seqlab.exporting.folder import chosen, export, require_out
     from seqlab.exporting.requirements import require
 
-    asked = read_settings(Asked, command.config)
-    formats, out = chosen(asked.format), Path(asked.out)
+    options = read_settings(Options, command.config)
+    formats, out = chosen(options.format), Path(options.out)
     require_out(out)
     for name in formats:
         require(name)
@@ -39,7 +39,7 @@ def job(command: Command) -> None:
     def begin(name: str) -> None:
         print(f"{name}: being written, and compared with the trained model", file=sys.stderr, flush=True)
 
-    for name, report in export(bundle.load(asked.run, command.trust), formats, out, begin).items():
+    for name, report in export(bundle.load(options.run, command.trust), formats, out, begin).items():
         if "refused" in report:
             print(f"{name}: {report['refused']}", flush=True)
             continue

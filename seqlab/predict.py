@@ -21,8 +21,8 @@ from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The settings of this verb."""
+class Options:
+    """The options of this verb."""
 
     run: str
     input: str
@@ -45,23 +45,23 @@ def job(command: Command) -> None:
     from seqlab.storage.files import replacing, require_place
     from seqlab.storage.json import dump_json
 
-    asked = read_settings(Asked, command.config)
-    if asked.output is not None:
-        require_place(Path(asked.output))
-        require_other(asked.input, Path(asked.output))
-    loaded = bundle.load(asked.run, command.trust)
-    choose_decoding(loaded.task, asked.decoding)
-    loaded.task.model.to(choose_device(asked.device))
+    options = read_settings(Options, command.config)
+    if options.output is not None:
+        require_place(Path(options.output))
+        require_other(options.input, Path(options.output))
+    loaded = bundle.load(options.run, command.trust)
+    choose_decoding(loaded.task, options.decoding)
+    loaded.task.model.to(choose_device(options.device))
     predictor = Predictor(loaded)
-    items, read = tee(read_items(asked.input, predictor.record, predictor.example))  # which holds what is unanswered
-    answers = predictor.stream(read, seed=asked.seed, top_k=asked.top_k)
+    items, read = tee(read_items(options.input, predictor.record, predictor.example))  # which holds what is unanswered
+    answers = predictor.stream(read, seed=options.seed, top_k=options.top_k)
     pairs = zip(answers, items, strict=False)  # that order: where answers end in an error, no item is taken for it
     lines = (dump_json(beside(item, answer), ensure_ascii=False) + "\n" for answer, item in pairs)
-    if asked.output is None:
+    if options.output is None:
         for line in lines:
             print(line, end="", flush=True)
         return
-    with replacing(Path(asked.output)) as file:
+    with replacing(Path(options.output)) as file:
         for line in lines:
             file.write(line.encode())
 

@@ -38,16 +38,6 @@ class Run(NamedTuple):
     length: int
 
 
-class JointRun(NamedTuple):
-    """Neighbouring sequences for which the lengths in two layouts are both constant (cross-attention, caches)."""
-
-    start_a: int
-    start_b: int
-    sequences: int
-    length_a: int
-    length_b: int
-
-
 class TimeMajor(NamedTuple):
     """All first tokens, all second tokens, ...; in every step the longest sequence comes first.
 
@@ -139,12 +129,6 @@ class Layout:
     def time_major(self) -> TimeMajor:
         """The order in which recurrences read."""
         return TimeMajor(*time_major_of(self.lengths))
-
-    def joint_runs(self, other: Layout) -> list[JointRun]:
-        """Runs on which both this layout's and the other's lengths are constant; skips those without rows here."""
-        if len(self) != len(other):
-            raise ValueError(f"joint runs need as many sequences on both sides, got {len(self)} and {len(other)}")
-        return [JointRun(*run) for run in joint_runs_of(self.lengths, other.lengths)]
 
     def select(self, indices: Tensor) -> tuple[Layout, Tensor]:
         """The layout of the chosen sequences, and the rows [T'] int64 to gather for them."""

@@ -39,10 +39,10 @@ def job(command: Command) -> None:
         examples = loader.examples
         settled = {"tokens": loader.tokens, "max_length": examples.max_length, "over_long": examples.over_long}
         batching = {**config["batch"], **settled}
-        shown = list(tables(found, batching))
+        listed = list(tables(found, batching))
         console = Console()
         console = console if console.is_terminal else Console(width=100)
-        for table in shown:
+        for table in listed:
             console.print(table.rich(), "")
         with SummaryWriter(str(folder.path)) as writer:
             for name, splits in statistics.lengths(corpus.splits).items():
@@ -51,7 +51,7 @@ def job(command: Command) -> None:
                 writer.add_image(f"lengths/{name}", np.asarray(picture), 0, dataformats="HWC")
                 for split, lengths in splits.items():
                     writer.add_histogram(f"lengths_{name}/{split}", lengths, 0)
-            for table in shown:
+            for table in listed:
                 writer.add_text(f"report/{table.title}", table.markdown(), 0)
         report = {"batch": batching, **found}
         replace_file(folder.path / "report.json", (dump_json(report, indent=2, ensure_ascii=False) + "\n").encode())

@@ -10,8 +10,8 @@ from seqlab.cli.command import Command, run_verb
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The settings of this verb."""
+class Options:
+    """The options of this verb."""
 
     run: str
     host: str = "127.0.0.1"
@@ -44,19 +44,19 @@ def job(command: Command) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}, which is not installed: pip install 'seqlab[serve]'") from error
     from seqlab.server.listen import listen, serve
-    from seqlab.server.service import Batching, Limits, Service
+    from seqlab.server.service import ServerBatching, ServerLimits, Service
 
-    asked = read_settings(Asked, command.config)
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    batching = instantiate(asked.batching, "batching", target=Batching)
-    limits = instantiate(asked.limits, "limits", target=Limits)
-    loaded = bundle.load(asked.run, command.trust)
-    choose_decoding(loaded.task, asked.decoding)
-    loaded.task.model.to(choose_device(asked.device))
-    service = Service(Predictor(loaded), batching, limits, asked.name or name_of(asked.run))
+    options = read_settings(Options, command.config)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    batching = instantiate(options.batching, "batching", target=ServerBatching)
+    limits = instantiate(options.limits, "limits", target=ServerLimits)
+    loaded = bundle.load(options.run, command.trust)
+    choose_decoding(loaded.task, options.decoding)
+    loaded.task.model.to(choose_device(options.device))
+    service = Service(Predictor(loaded), batching, limits, options.name or name_of(options.run))
     service.warm_up()
-    serve(service, listen(asked.host, asked.port))
+    serve(service, listen(options.host, options.port))
 
 
 def main() -> None:

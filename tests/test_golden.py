@@ -15,6 +15,8 @@ import pytest
 from seqlab.training.logging.json_lines import read_points
 from typing_words import Outcome, tiny
 
+pytestmark = pytest.mark.usefixtures("one_sample")
+
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 
 

@@ -32,25 +32,38 @@ PINS = {
 }
 
 
+CAME_WITH_OTHERS = {"omegaconf", "yaml", "huggingface_hub"}  # in the version that Hydra and datasets ask for
+
+
+def imported(*folders: str) -> set[str]:
+    """Return the packages that are imported in these folders, or asked for by `pytest.importorskip`."""
+    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    found: set[str] = set()
+    for node in [node for path in paths for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            found.add(ast.literal_eval(node.args[0]))
+    return {name.split(".")[0] for name in found} - sys.stdlib_module_names - {"seqlab"}
+
+
+def import_names(requirements: list[Requirement]) -> set[str]:
+    names = {"hydra-core": "hydra", "pillow": "PIL"}
+    return {names.get(requirement.name, requirement.name).replace("-", "_") for requirement in requirements}
+
+
 def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
-    imported = {
-        name.split(".")[0]
-        for path in (REPOSITORY / "seqlab").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [str(node.module)]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    foreign = imported - sys.stdlib_module_names - {"seqlab"}
-    came_with_others = {"omegaconf", "yaml", "huggingface_hub"}  # in the version that Hydra and datasets ask for
-    assert foreign - came_with_others == {
-        {"hydra-core": "hydra", "pillow": "PIL"}.get(requirement.name, requirement.name).replace("-", "_")
-        for requirement in DECLARED + OPTIONAL
-    }
+    assert imported("seqlab") - CAME_WITH_OTHERS == import_names(DECLARED + OPTIONAL)
+
+
+def test_what_tests_and_scripts_import_is_declared() -> None:
+    own = {path.stem for folder in ("tests", "scripts") for path in (REPOSITORY / folder).rglob("*.py")} | {"benchmark"}
+    found = imported("tests", "scripts") - own
+    assert {"pytest", "psutil", "transformers"} <= found
+    came_with_others = {*CAME_WITH_OTHERS, "functorch"}  # with torch
+    assert found - came_with_others - import_names(DECLARED + DEVELOPMENT + BENCHMARK) == set()
 
 
 def test_no_torch_is_taken_whose_plain_tensors_can_run_code() -> None:

@@ -15,6 +15,8 @@ from seqlab.cli.runs import config_for_evaluation
 from tiny_bundles import save
 from typing_words import Outcome
 
+pytestmark = pytest.mark.usefixtures("one_sample")
+
 FAST = [
     "model.width=24",
     "schedule.warmup_steps=2",
@@ -133,7 +135,7 @@ def test_other_data_is_judged_whole_unless_a_split_is_named(
     code, out, err = verb("evaluate", "run=bundle", *given.values())
     assert code == 0, err
     found = json.loads(out)
-    assert (found["rows"]["rows"], found["judged"]) == (rows, judged)
+    assert (found["rows"]["rows"], found["evaluated"]) == (rows, judged)
     typed = {"data.test", "split"} & given.keys() or "data=dyck" in words
     assert found["split"] == (given.get("split", "split=test")[6:] if typed else "all")
     assert json.loads(Path(f"bundle/evaluation-{found['split']}-other-data.json").read_text()) == found
@@ -148,7 +150,7 @@ def test_of_what_a_run_was_trained_on_the_part_that_was_held_out_is_judged(verb:
     code, out, err = verb("evaluate", "run=run", "data=csv", f"data.path={Path('many.csv').absolute()}")
     assert code == 0, err
     assert json.loads(out)["rows"]["rows"] < 30
-    assert json.loads(out)["judged"].startswith("test, as cut from ")
+    assert json.loads(out)["evaluated"].startswith("test, as cut from ")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from safetensors.torch import load_file
 from seqlab.training.logging.json_lines import read_points
 from tiny_bundles import save
 from typing_words import CORPUS, REPOSITORY, TINY, Outcome, tiny
+
+pytestmark = pytest.mark.usefixtures("one_sample")
 
 
 def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> None:
@@ -63,7 +64,7 @@ def test_a_run_leaves_everything_in_its_folder(verb: Callable[..., Outcome]) -> 
     assert f"{summary['test']['loss']:.4f}" in out
     assert "padding avoided" in err
     assert not Path("outputs").exists()
-    assert sorted(path.name for path in Path().iterdir()) == ["cache", "run"]
+    assert sorted(path.name for path in Path().iterdir()) == ["run"]
 
     code, _, err = verb("train", *TINY, "output_dir=run")
     assert code == 2
@@ -291,7 +292,7 @@ def test_every_scheme_of_positions_trains_and_continues_text(verb: Callable[...,
     code, _, err = verb("train", *words, "output_dir=run")
     assert code == 0, err
     Path("in.jsonl").write_text('{"text": "the old"}')
-    code, _, err = verb("predict", "run=run", "input=in.jsonl", "decoding.max_tokens=200", "decoding.temperature=2")
+    code, _, err = verb("predict", "run=run", "input=in.jsonl", "decoding.max_tokens=80", "decoding.temperature=2")
     assert code == 0, err
     if scheme == "learned":  # it ends where its positions end
         words[-2:] = ["model.positions.max_length=8"]
@@ -303,7 +304,7 @@ def test_every_scheme_of_positions_trains_and_continues_text(verb: Callable[...,
 @pytest.mark.parametrize("words", [["tokenizer=bytes"], ["tokenizer=characters"], ["tokenizer=words"]])
 def test_every_tokenizer_trains(verb: Callable[..., Outcome], words: list[str]) -> None:
     given = [word for word in TINY if not word.startswith("tokenizer")]
-    code, _, err = verb("train", *given, *words, "output_dir=run", "loader.workers=1")
+    code, _, err = verb("train", *given, *words, "output_dir=run", f"loader.workers={int('tokenizer=words' in words)}")
     assert code == 0, err
     test = json.loads(Path("run/summary.json").read_text())["test"]
     assert ("bits_per_byte" in test) is (words != ["tokenizer=words"])  # which loses text
@@ -313,7 +314,14 @@ def test_every_tokenizer_trains(verb: Callable[..., Outcome], words: list[str]) 
 def test_overfitting_on_purpose_reaches_a_low_loss(verb: Callable[..., Outcome], model: str) -> None:
     words = [word for word in TINY if not word.startswith(("trainer", "model", "batch", "schedule"))]
     code, _, err = verb(
-        "train", *words, f"model={model}", "debug=overfit", "batch.tokens=128", "model.width=128", "output_dir=run"
+        "train",
+        *words,
+        f"model={model}",
+        "debug=overfit",
+        "batch.tokens=128",
+        "model.width=64",
+        "trainer.max_steps=200",
+        "output_dir=run",
     )
     assert code == 0, err
     assert json.loads(Path("run/summary.json").read_text())["validation_best"]["loss"] < 0.2
@@ -373,7 +381,8 @@ def test_hidden_tokens_are_learned_judged_and_filled(verb: Callable[..., Outcome
 
 
 def test_what_is_streamed_is_not_stored_and_ends_where_it_should(verb: Callable[..., Outcome]) -> None:
-    code, out, err = verb("train", *tiny(*STREAMING, "trainer.max_steps=50", "output_dir=run"))
+    seldom = ["trainer.eval_every=25", "trainer.save_every=25"]
+    code, out, err = verb("train", *tiny(*STREAMING, "trainer.max_steps=50", *seldom, "output_dir=run"))
     assert code == 0, err
     assert "train 50 rows of" in out
     assert "and whatever comes after them" in out
@@ -411,33 +420,72 @@ STREAM = ["task=stream_language_modeling", "form.lanes=5", "form.window=6"]
 STREAMING = ["batch.streaming=true", "batch.pool=3", "batch.learn_from=50"]
 
 
-@pytest.mark.parametrize("choice", [["model=lstm"], ["model=transformer"], STREAM, STREAMING])
+CHOICES = {"lstm": ["model=lstm"], "transformer": ["model=transformer"], "stream": STREAM, "streaming": STREAMING}
+# Train once for each of the choices, in a fork each. Each is killed where it would save the checkpoint of step 15; an
+# evaluation saved one at step 12.
+KILLED = """
+import json, os, signal, sys
+from seqlab import train
+import seqlab.experiment, seqlab.cli.results, seqlab.cli.runs, seqlab.training.logging.run_log  # before the forks
+from seqlab.training.checkpoint import Checkpoints
+
+save = Checkpoints.save
+def save_or_die(self, model, optimizer, state, *rest):
+    if state.step == 15:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self, model, optimizer, state, *rest)
+
+Checkpoints.save = save_or_die
+for name, words in json.loads(sys.argv[1]).items():
+    os.makedirs(name)
+    if os.fork() == 0:
+        os.chdir(name)
+        sys.argv[1:] = [*words, "name=killed"]
+        train.main()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def to_be_killed(name: str) -> list[str]:
+    """The words of a run of more than an epoch, with checkpoints inside epochs."""
+    limits = ["trainer.max_steps=24", "trainer.eval_every=6", "trainer.save_every=5", "trainer.log_every=4"]
+    return tiny(*CHOICES[name], *limits, "model.dropout=0.3", "threads=1")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, corpora: Path) -> Path:
+    """A folder with a folder for each of `CHOICES`, in which a run was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SEQLAB_CACHE": str(corpora)}
+    command = [sys.executable, "-c", KILLED, json.dumps({name: to_be_killed(name) for name in CHOICES})]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    ends = [line for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
+    assert ends == [str(-signal.SIGKILL)] * len(CHOICES), done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", CHOICES)
 def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
-    verb: Callable[..., Outcome], choice: list[str]
+    verb: Callable[..., Outcome], killed: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = tiny(*choice, "model.dropout=0.3", "trainer.max_steps=40", "trainer.log_every=4", "threads=1")
-    assert verb("train", *words, "output_dir=whole")[0] == 0
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "seqlab.train", *words, "name=killed"], env=environment, stdout=-3, stderr=-3
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(Path("runs").glob("killed/*/checkpoints/step-00000001*")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    monkeypatch.chdir(killed / name)
+    words = to_be_killed(name)
     (run,) = Path("runs/killed").iterdir()
-    if json.loads((run / "run.json").read_text())["status"] != "running":
-        pytest.fail("the run ended before it could be killed")
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    state = json.loads((run / "checkpoints/last/state.json").read_text())["state"]
+    assert (state["step"], state["batch"] > 0) == (12, True)
+    assert verb("train", *words, "output_dir=whole")[0] == 0
     code, _, err = verb("train", *words, "name=killed", "resume=auto")
     assert code == 0, err
     assert without_timings(run) == without_timings(Path("whole"))
+    assert without_timings(run)[-2]["epoch"] >= 1 or name == "stream"  # lanes of a stream are long
     ours, theirs = (
         {path.name: path.read_bytes() for path in (folder / "checkpoints/last").glob("*.safetensors")}
         for folder in (run, Path("whole"))
     )
     assert ours == theirs
-    assert ("carried.safetensors" in ours) is (choice == STREAM)
+    assert ("carried.safetensors" in ours) is (name == "stream")
 
 
 def test_resume_says_what_differs(verb: Callable[..., Outcome], caplog: pytest.LogCaptureFixture) -> None:
@@ -581,7 +629,7 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "messages"),
     [
         (["data.path=missing.txt"], "data.path=missing.txt"),
         (["data.path=empty.txt"], "empty.txt: no record in it"),
@@ -598,8 +646,10 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["modle=lstm"], "did you mean model"),
         (["model.width=wide"], "model.width: expected int, got 'wide'"),
         (["trainer.max_steps=3", "trainer.max_steps=4"], "contradictory"),
-        (["batch.max_length=1000", "schedule.warmup_steps=9"], "schedule.warmup_steps=9 would never end"),
-        (["batch.max_length=1000", "schedule.warmup_steps=9"], "batch.max_length=1000 cannot fit"),
+        (
+            ["batch.max_length=1000", "schedule.warmup_steps=9"],
+            ["schedule.warmup_steps=9 would never end", "batch.max_length=1000 cannot fit"],
+        ),
         (["trainer.max_steps=null"], "trainer.max_epochs"),
         (["trainer.micro_tokens=20"], "trainer.micro_tokens"),
         (["output_dir=/proc/nothing"], "/proc/nothing"),
@@ -610,20 +660,20 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         (["task=masked_language_modeling", "model.causal=true"], "set model.causal=false"),
         ([*STREAMING, "data.test=null"], "cuts nothing from data.path: give data.test"),
         ([*STREAMING, "task=stream_language_modeling"], "not the lanes of a stream"),
-        ([*STREAMING, "trainer.max_epochs=2", "loader.workers=1"], "set trainer.max_epochs=null"),
-        ([*STREAMING, "trainer.max_epochs=2", "loader.workers=1"], "set loader.workers=0"),
+        (
+            [*STREAMING, "trainer.max_epochs=2", "loader.workers=1"],
+            ["set trainer.max_epochs=null", "set loader.workers=0"],
+        ),
         (["batch.learn_from=0"], "batch.learn_from=0: expected at least 1"),
         (
             ["task=masked_language_modeling", "task.random=0.3"],
             "random=0.3: expected shares",
         ),
         (["device=cuda:99"], "device=cuda:99"),
-        (["threads=0", "seed=-1"], "threads=0"),
+        (["threads=0", "seed=-1"], ["threads=0", "seed=-1"]),
         (["precision=half"], "precision: expected 'float32' or 'bfloat16', got 'half'"),
         (["task.model.label_smoothing=1.5"], "label_smoothing=1.5: expected"),
-        (["threads=0", "seed=-1"], "seed=-1"),
-        (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "batch.pool=0"),
-        (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], "loader.prefetch=0"),
+        (["batch.pool=0", "batch.max_length=0", "loader.prefetch=0"], ["batch.pool=0", "loader.prefetch=0"]),
         (["batch.tokens=0"], "batch.tokens=0: expected"),
         (["model.layers=0"], "model.layers=0"),
         (["model.width=0"], "model.width=0: expected"),
@@ -641,18 +691,21 @@ def test_a_sweep_has_a_folder_per_job_and_survives_a_failing_one(verb: Callable[
         # Told together, before any data is looked at.
         (["data.path=none.txt", "trainer.eval_every=0", "optimizer.lr=-1"], "trainer.eval_every=0: expected"),
         (["data.path=none.txt", "schedule.warmup_steps=9"], "error: schedule.warmup_steps=9 would never end within"),
-        (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       optimizer.lr=-1: expected"),
-        (["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"], "\n       checkpoints.keep=0: at least"),
+        (
+            ["trainer.clip=-1", "optimizer.lr=-1", "checkpoints.keep=0"],
+            ["\n       optimizer.lr=-1: expected", "\n       checkpoints.keep=0: at least"],
+        ),
     ],
 )
 def test_bad_input_gets_one_message_and_leaves_no_half_run(
-    verb: Callable[..., Outcome], words: list[str], message: str
+    verb: Callable[..., Outcome], words: list[str], messages: str | list[str]
 ) -> None:
     Path("empty.txt").write_text("\n")
     Path("latin.txt").write_bytes(b"fine\ncaf\xe9\n")
     Path("few.txt").write_text("one\n")
     code, _, err = verb("train", *tiny(*words))
     assert code == 2, err
-    assert message in err
+    for message in [messages] if isinstance(messages, str) else messages:
+        assert message in err
     assert "Traceback" not in err
     assert not list(Path().glob("**/run.json"))

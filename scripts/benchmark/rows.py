@@ -64,7 +64,7 @@ def groups(options: Options) -> dict[str, Group]:
         for shape in (*SHAPES, *TEXTS):
             name = f"Transformer {width} {'random' if shape in SHAPES else 'grouped'} {shape}"
             found[name] = partial(transformer, name, width, shape, options)
-    found["rows entering products"] = partial(rows_entering, options)
+    found["rows entering products"] = rows_entering
     found["activation memory"] = partial(activation_memory, options)
     found["decoding greedy"] = partial(decoding, options, 1)
     found["decoding beam"] = partial(decoding, options, 4)
@@ -173,7 +173,7 @@ def _layer_steps(layer: str, width: int, lengths: Tensor) -> dict[str, Step]:
     return (transformer_steps(width, lengths) if layer == "Transformer" else recurrent_steps(layer, width, lengths))[0]
 
 
-def rows_entering(options: Options) -> Iterator[Row]:
+def rows_entering() -> Iterator[Row]:
     """Floating-point operations that enter products in a forward pass, over the useful ones: 1, or more if padded."""
     lengths = lengths_of("random", 8, 16)
     mistaken = torch.cat([lengths[:-1], lengths[:1]])  # one sequence padded on purpose

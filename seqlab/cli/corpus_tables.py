@@ -92,7 +92,7 @@ def _vocabulary(found: Mapping[str, Any]) -> Table:
 def _labels(found: Mapping[str, Any]) -> Table:
     splits = found["splits"]
     names = list(splits["train"]["counts"])
-    shown = names[:LABELS] if len(names) > LABELS + 1 else names
+    listed = names[:LABELS] if len(names) > LABELS + 1 else names
     whole = "rows" if found["majority"] is None else "targets"
     wholes = {split: max(part[whole], 1) for split, part in splits.items()}
 
@@ -100,8 +100,8 @@ def _labels(found: Mapping[str, Any]) -> Table:
         counts = {split: sum(part["counts"][name] for name in chosen) for split, part in splits.items()}
         return [cell for split, n in counts.items() for cell in (_n(n), _percent(n / wholes[split]))]
 
-    rows = [[name, *cells([name])] for name in shown]
-    if shown != names:
+    rows = [[name, *cells([name])] for name in listed]
+    if listed != names:
         rows.append([counted(len(names) - LABELS, "other"), *cells(names[LABELS:])])
     notes = [f"{_n(len(names))} labels"]
     if found["majority"] is not None:
@@ -183,10 +183,10 @@ def _percent(share: float | None) -> str:
     """Never 0.0 % of what is there, nor 100.0 % of what is not all."""
     if share is None:
         return "-"
-    told = f"{100 * share:.1f} %"
-    if share > 0 and told == "0.0 %":
+    percent = f"{100 * share:.1f} %"
+    if share > 0 and percent == "0.0 %":
         return "< 0.1 %"
-    return "> 99.9 %" if share < 1 and told == "100.0 %" else told
+    return "> 99.9 %" if share < 1 and percent == "100.0 %" else percent
 
 
 def _decimals(value: float | None) -> str:

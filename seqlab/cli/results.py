@@ -22,7 +22,7 @@ from seqlab.experiment import Experiment
 from seqlab.models.decoding import Decoding
 
 SAMPLES = 5
-MOST = 3  # of the classes that are told with their probabilities
+MOST = 3  # of the classes that are listed with their probabilities
 LONGEST = 300  # characters of a text in a sample
 WIDTH, WORDS = 60, 12  # characters, and words, of an item to try the model with
 
@@ -53,26 +53,29 @@ def sample(parts: Experiment) -> str:
     parts.task.model.eval()  # what answers drops nothing
     step = max(1, len(examples) // SAMPLES)
     places = (i for begin in range(min(step, SAMPLES)) for i in range(begin, len(examples), step))
-    shown: dict[str, str] = {}  # by what is read, which may be the same in several places
+    samples: dict[str, str] = {}  # by what is read, which may be the same in several places
     for i in places:
-        if len(shown) == SAMPLES:
+        if len(samples) == SAMPLES:
             break
         batch = examples.batch([i])
         item = preprocessor.format_input(batch, vocabularies)
         words = item.get("words")
         read = " | ".join(" ".join(value) if isinstance(value, list) else value for value in item.values())
-        if read in shown:
+        if read in samples:
             continue
         (answer,) = parts.task.predict(batch.to(parts.device), Decoding(60, temperature=1.0) if begun else None)
-        told = preprocessor.format_prediction(answer, {}, vocabularies)
-        lines = [f"[{cut(told.get('masked', read))}]", f"predicted: {readable(next(iter(told.values())), words)}"]
-        if isinstance(classes := told.get("probabilities"), Mapping):
+        described = preprocessor.format_prediction(answer, {}, vocabularies)
+        lines = [
+            f"[{cut(described.get('masked', read))}]",
+            f"predicted: {format_value(next(iter(described.values())), words)}",
+        ]
+        if isinstance(classes := described.get("probabilities"), Mapping):
             likeliest = ", ".join(f"{name} {p:.2f}" for name, p in islice(classes.items(), MOST))
             lines[1] += f" ({likeliest}{', ...' if len(classes) > MOST else ''})"
         if not begun:
-            lines.append(f"reference: {readable(preprocessor.format_reference(batch, vocabularies), words)}")
-        shown[read] = "\n".join(lines)
-    return "\n\n".join(shown.values())
+            lines.append(f"reference: {format_value(preprocessor.format_reference(batch, vocabularies), words)}")
+        samples[read] = "\n".join(lines)
+    return "\n\n".join(samples.values())
 
 
 def example(parts: Experiment) -> str:
@@ -106,8 +109,8 @@ def _examples(parts: Experiment) -> Examples | Windows:
     return parts.loaders["validation"].examples
 
 
-def readable(value: Reference, words: list[str] | None = None) -> str:
-    """Format a prediction or a reference for people: tags beside their words, a number to four digits."""
+def format_value(value: Reference, words: list[str] | None = None) -> str:
+    """Format a prediction or a target: tags beside their words, names with commas, a number to four digits."""
     if isinstance(value, list):
         return cut(" ".join(map("/".join, zip(words, value, strict=True))) if words else ", ".join(value) or "none")
     return f"{value:.4g}" if isinstance(value, float) else cut(value)

@@ -113,12 +113,12 @@ def provenance(command: Command) -> dict[str, Any]:
 
 
 def config_for_evaluation(run: Path, loaded: Bundle, data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `experiment.build_data` needs to read the data a model is judged on.
+    """What `experiment.build_data` needs to read the data that a model is evaluated on.
 
     Args:
         run: a run folder, which knows its data, or a bundle.
         loaded: the bundle that is there: long examples are cut as in training. What training refused or left out
-            is judged, as long as it fits into a batch.
+            is evaluated, as long as it fits into a batch.
         data: other data, or None.
 
     Raises:
@@ -157,8 +157,8 @@ def whole(run: Path, data: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**data, "validation": data["validation"] or held, "test": held}
 
 
-def judged(data: Mapping[str, Any] | None, split: str) -> str:
-    """What is judged, as people call it: "all of reviews.csv", "test of stanfordnlp/imdb"."""
+def describe_evaluated(data: Mapping[str, Any] | None, split: str) -> str:
+    """Describe the data of an evaluation, such as "all of reviews.csv" or "test of stanfordnlp/imdb"."""
     if data is None:
         return f"{split} of the run's data"
     held = _held(data)
@@ -196,8 +196,8 @@ def warn_of_other_bits(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Non
     """Tells where a run is continued on something that computes the same, but rounds otherwise."""
     changed = [key for key in ("device", "threads", "kernels") if key in stored and stored[key] != now[key]]
     if changed:
-        told = "; ".join(f"{key}: {stored[key]} at its start, {now[key]} now" for key in changed)
-        logger.warning("the run goes on, but not to the same bits: %s", told)
+        changes = "; ".join(f"{key}: {stored[key]} at its start, {now[key]} now" for key in changed)
+        logger.warning("the run goes on, but not to the same bits: %s", changes)
 
 
 def _root(command: Command) -> Path:

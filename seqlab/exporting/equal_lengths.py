@@ -1,4 +1,4 @@
-"""A function of sequences of one length, asked about sequences of any: those of equal length are asked together.
+"""Call a function of sequences of one length with sequences of any: those of equal length go together.
 
 It needs torch alone and may be copied to where an exported model runs. Nothing is padded.
 """
@@ -17,7 +17,7 @@ def by_length(
     outputs: int = 1,
     tokens_at_once: int = 16_384,
 ) -> list[list[Tensor]]:
-    """What `core` says of every sequence, in their order.
+    """Return the outputs of `core` for every sequence, in their order.
 
     Args:
         core: called with tensors [N, L, ...], gives tensors [N, ...], a row for each sequence.

@@ -41,11 +41,7 @@ FORMATS: dict[str, Callable[[Bundle, Mapping[str, Any], Path], Exported]] = {
 
 
 def require_out(out: Path) -> None:
-    """Whether an export may be written there, asked before it is made. A link stands for what it names.
-
-    Raises:
-        InputError: there is something else, or no folder to make it in.
-    """
+    """Raise `InputError` if an export may not be written there. A link stands for what it names."""
     folder = out.resolve()
     if not folder.parent.is_dir():
         raise InputError(f"out={out}: there is no folder {out.parent} to make it in")
@@ -58,7 +54,7 @@ def require_out(out: Path) -> None:
 
 
 def _strange(folder: Path) -> str | None:
-    """Why a folder is no export, as " (...)"; None: it is one."""
+    """Return why a folder is no export, as " (...)"; None if it is one."""
     try:
         about = json.loads((folder / "export.json").read_bytes())
         version, listed = about["format_version"], {*about["sha256"], "export.json"}
@@ -71,11 +67,7 @@ def _strange(folder: Path) -> str | None:
 
 
 def chosen(name: str) -> list[str]:
-    """The formats of that name, or "all" of them.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the formats of that name, or "all" of them. Raise `InputError` if there is none."""
     if name != "all" and name not in FORMATS:
         raise InputError(f"format={name} is not {', '.join(FORMATS)} or all{did_you_mean(name, FORMATS)}")
     return [*FORMATS] if name == "all" else [name]
@@ -84,14 +76,15 @@ def chosen(name: str) -> list[str]:
 def export(
     bundle: Bundle, formats: list[str], out: Path, begin: Callable[[str], object] = lambda name: None
 ) -> dict[str, Any]:
-    """Writes the model in these formats, in place of the export that was there; what parity.json tells. Of several
-    formats those that cannot hold this model are left out, and parity.json tells why.
+    """Write the model in these formats, in place of the export that was there; return what parity.json holds.
+
+    Of several formats, those that cannot hold this model are left out, and parity.json says why.
 
     Args:
         bundle: the model.
         formats: their names.
         out: a folder, new or `require_out`'s.
-        begin: told of each format before it is written, which can take minutes.
+        begin: called with each format before it is written, which can take minutes.
 
     Raises:
         InputError: no format asked for can hold this model, or one cannot be written here.

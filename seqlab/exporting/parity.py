@@ -1,12 +1,11 @@
-"""Is what was exported what was trained? Both are asked the same, on lengths that nobody has seen in training.
+"""Parity: compare an exported model with the trained one, on batches of lengths that were not seen in training.
 
-An exported model is some calls, by the name of their signature ("ragged", "padded", ...). A call takes a `Batch`, of
-which it reads what the task reads, and gives tensors by name whose rows are those of `expected`, eager mode's answer.
-How a format packs a batch is its own affair.
+An exported model is a call for each signature ("ragged", "padded", "equal"). A call takes a `Batch` and returns tensors
+by name, whose rows are those of eager mode (`Adapter.expected`).
 
 Eager mode has a fast path and a plain one (seqlab/layers/backend.py), which differ by rounding. Where rounding decides
-whether a token halts, what follows differs by more, and either is right: so a row is as far from eager mode as from the
-nearer of its two paths. Where it decides between two tags either is right too (ties.py).
+whether a token halts, what follows differs by more, and either is right: the distance of a row from eager mode is that
+from the nearer of the two paths. Where rounding decides between two tags, either is right too (ties.py).
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ Call = Callable[[Batch], Outputs]
 
 @dataclass(frozen=True)
 class Exported:
-    """A model as it was written, and loaded again from there.
+    """A model that was written, and loaded again from there.
 
     signatures  of each file, by its name in the folder, what it takes and gives, as export.json tells it
     calls       by the name of their signature
-    shortest    of a call that cannot be asked about just any batch, the shortest sequence there must be in it
+    shortest    the shortest sequence that a call takes, if it does not take any
     """
 
     signatures: Mapping[str, Any]
@@ -63,7 +62,7 @@ class Exported:
 
 
 def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
-    """What parity.json tells of a format: the largest difference of each output, and what a batch takes.
+    """Compare a format with eager mode; return what parity.json holds: largest differences, and the time of a batch.
 
     Raises:
         CheckFailedError: something differs by more than ATOL + RTOL * |value|, or cannot be computed, and so the export
@@ -73,9 +72,9 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
     room = adapter.longest
     longest = bundle.longest or bundle.max_length or UNKNOWN_LONGEST
     longest = longest if room is None else min(longest, room)
-    asked = cases(longest, room)
+    batches = cases(longest, room)
     largest: dict[str, dict[str, float]] = {name: {} for name in exported.calls}
-    for lengths in asked:
+    for lengths in batches:
         batch = random_batch(bundle, lengths)
         right = [expected(model, batch)]
         with backend("plain"):
@@ -102,9 +101,9 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
         "largest_difference": largest,
         "atol": ATOL,
         "rtol": RTOL,
-        "batches": len(asked),
-        "lengths": [min(map(min, filter(None, asked))), max(map(max, filter(None, asked)))],
-        "sequences": sorted({len(lengths) for lengths in asked}),
+        "batches": len(batches),
+        "lengths": [min(map(min, filter(None, batches))), max(map(max, filter(None, batches)))],
+        "sequences": sorted({len(lengths) for lengths in batches}),
         "longest_in_training": bundle.longest,
         "seconds": {name: seconds(call, batch) for name, call in calls.items()},
         "seconds_of": {"sequences": len(batch), "tokens": batch.num_tokens, "threads": torch.get_num_threads()},
@@ -113,19 +112,21 @@ def compare(bundle: Bundle, exported: Exported) -> dict[str, Any]:
 
 
 def cases(longest: int, room: int | None) -> list[list[int]]:
-    """Lengths of the batches to ask: from nothing to four times the longest of training, or to where a model that knows
-    only so many positions ends; alone, alike, and mixed, with one very long among few short ones."""
+    """Return the lengths of the batches to compare: alone, equal, mixed, and one very long sequence among short ones.
+
+    They go from 0 to four times the longest of training, or to the last position that the model knows (`room`).
+    """
     draw = random.Random(0)
     most = 4 * longest if room is None else min(4 * longest, room)
     longest = min(longest, most)
-    asked = [[1], [longest], [most], [max(longest // 2, 1)] * 3]
+    found = [[1], [longest], [most], [max(longest // 2, 1)] * 3]
     for size in SEQUENCES:
         limit = min(most, 2 * TOKENS // size)
         lengths = [round(limit ** draw.random()) for _ in range(size)]
         if size < max(SEQUENCES):
             lengths[-1] = min(most, math.isqrt(SQUARE // size))
-        asked.append(lengths)
-    return [*asked, [], [0], [0, min(3, most), 0, 1, 0]]
+        found.append(lengths)
+    return [*found, [], [0], [0, min(3, most), 0, 1, 0]]
 
 
 def random_batch(bundle: Bundle, lengths: Sequence[int]) -> Batch:
@@ -141,8 +142,9 @@ def expected(model: nn.Module, batch: Batch) -> Outputs:
 
 
 def differences(got: Outputs, right: Sequence[Outputs]) -> dict[str, tuple[float, float]]:
-    """Of each output the largest difference, and by how much one goes beyond what is allowed; of every row those from
-    the nearest of the right ones.
+    """Return the largest difference of each output, and by how much one exceeds the tolerance.
+
+    The difference of a row is that from the nearest of the right outputs.
 
     Raises:
         ValueError: one has another shape.
@@ -171,7 +173,7 @@ def _failed(exported: Exported, what: str, lengths: Sequence[int], why: str = ""
 
 
 def seconds(call: Call, batch: Batch) -> float:
-    """Of a call on a batch: the median of some, after some that do not count, in which compilers still learn."""
+    """Return the median time of a call on a batch, after some calls in which compilers still work."""
     taken = []
     for _ in range(8):
         begin = time.perf_counter()

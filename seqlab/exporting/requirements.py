@@ -1,4 +1,4 @@
-"""What a format of export asks for: packages, a torch it was tried with, and a model that it can hold."""
+"""The requirements of a format: packages, a torch that it was tried with, and a model that it can hold."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ class UnsuitedError(InputError):
 
 
 def require(name: str) -> None:
-    """Whether a format can be written here, whatever the model.
-
-    Raises:
-        InputError: it was not tried with this torch or Python, or a package is not there.
-    """
+    """Raise `InputError` if a format was not tried with this torch or Python, or a package is not there."""
     if not _is_tried(name):
         low, high = (".".join(map(str, version)) for version in TRIED[name])
         raise InputError(
@@ -42,7 +38,7 @@ def require(name: str) -> None:
 
 @contextmanager
 def blaming(module: nn.Module, what: str) -> Iterator[None]:
-    """What an exporter cannot do with a class of the user's own is a refusal; with ours it is a defect, and passes.
+    """Turn an error of an exporter into a refusal if a class of the user's own is involved; else it is our defect.
 
     Args:
         what: "torch.export cannot make a graph of padded".
@@ -61,13 +57,13 @@ def blaming(module: nn.Module, what: str) -> Iterator[None]:
 
 
 def foreign(module: nn.Module) -> str:
-    """The classes of the user's own among its parts; "" where there are none."""
+    """Return the names of the classes of the user's own among the parts of a module; "" if there are none."""
     strange = [type(part) for part in module.modules() if not type(part).__module__.startswith(("seqlab.", "torch."))]
     return " or ".join(dict.fromkeys(f"{kind.__module__}.{kind.__qualname__}" for kind in strange))
 
 
 def reason(error: Exception) -> str:
-    """The first line of what it says, or else its name."""
+    """Return the first line of the message of an error, or else its name."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from seqlab.inference.predictor import Asked, Predictor
+from seqlab.inference.predictor import Predictor, Request
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.attention.modules import CrossAttention
 from seqlab.layers.pooling import AttentionPooling
@@ -35,7 +35,7 @@ def attends(predictor: Predictor) -> bool:
     return any(isinstance(layer, GlobalAttention | CrossAttention | AttentionPooling) for layer in layers)
 
 
-def attention_of(predictor: Predictor, asked: Asked, hypothesis: Hypothesis | None = None) -> dict[str, Any]:
+def attention_of(predictor: Predictor, request: Request, hypothesis: Hypothesis | None = None) -> dict[str, Any]:
     """What the model looks at, for people: plain values that JSON can hold.
 
         source   what was read, token by token
@@ -46,13 +46,13 @@ def attention_of(predictor: Predictor, asked: Asked, hypothesis: Hypothesis | No
 
     Args:
         predictor: with a model that `attends`.
-        asked: an item.
-        hypothesis: one of those that `predictor.task.predict(predictor.batch([asked]))` writes for it; None: the model
-            is a classifier, whose weights are one row, without target.
+        request: an item that has been read.
+        hypothesis: one of those that `predictor.task.predict(predictor.batch([request]))` writes for it; None: the
+            model is a classifier, whose weights are one row, without target.
     """
     task = predictor.task
     vocabularies = predictor.vocabularies
-    batch = predictor.batch([asked])
+    batch = predictor.batch([request])
     told: dict[str, Any] = {"source": pieces(vocabularies.tokenizer, batch.tokens.values.tolist())}
     with torch.no_grad(), watching() as seen:
         if hypothesis is None:
@@ -88,11 +88,11 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return found
 
 
-def fits(asked: Asked, hypothesis: Hypothesis | None = None) -> bool:
+def fits(request: Request, hypothesis: Hypothesis | None = None) -> bool:
     """Whether no more than MOST tokens are read, and no more written, the end marks included; without a hypothesis, as
     far as is known before."""
-    read = min(asked.tokens, len(asked.row["tokens"][0]))  # a text to be classified may be cut
-    written = len(asked.row["written"][0]) - 1 if "written" in asked.row.column_names else 0
+    read = min(request.tokens, len(request.row["tokens"][0]))  # a text to be classified may be cut
+    written = len(request.row["written"][0]) - 1 if "written" in request.row.column_names else 0
     if hypothesis is not None:
         written += len(hypothesis.tokens) + hypothesis.finished
     return max(read, written) <= MOST

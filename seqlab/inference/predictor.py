@@ -51,8 +51,8 @@ class TooLongError(InputError):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """An item that has been read.
+class Request:
+    """An item that has been read and tokenized, ready to be answered.
 
     record  its fields
     row     of a prepared table
@@ -94,7 +94,7 @@ class Predictor:
 
         Args:
             items: what `Preprocessor.parse_input` reads, such as `example`.
-            decoding: how to write; None: as the model was trained to be judged.
+            decoding: of a model that writes; None: the one it is evaluated with.
             seed: of what is drawn.
             top_k: of classes, or of the 20 candidates for a mask that are known, tell the so many likeliest with their
                 probabilities, and all classes that are chosen; None: all classes, 5 candidates.
@@ -122,8 +122,8 @@ class Predictor:
             raise InputError(f"top_k={top_k}: {wrong}; drop it")
         first = 0
         for window in _windows(items):
-            asked, problem = self.read_first(window, first)
-            for answer in self.answers(asked, decoding, seed, first):
+            requests, problem = self.read_first(window, first)
+            for answer in self.answers(requests, decoding, seed, first):
                 yield likeliest(answer, top_k)
             if problem is not None:
                 raise problem
@@ -153,7 +153,7 @@ class Predictor:
             return 0
         return characters // max(filter(None, widest)) if None not in widest else 0
 
-    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
+    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Request]:
         """The items as the model reads them.
 
         Raises:
@@ -177,34 +177,34 @@ class Predictor:
         words = max(len(record.get("words", ())) for record in records)
         if self.most_words is not None and words > self.most_words:
             raise TooLongError(f"{counted(words, 'word')}, and this model knows {self.most_words} positions: cut it")
-        return [Asked(record, rows.slice(i, 1), lengths[i], read[i]) for i, record in enumerate(records)]
+        return [Request(record, rows.slice(i, 1), lengths[i], read[i]) for i, record in enumerate(records)]
 
     def read_first(
         self, items: Sequence[Mapping[str, Any]], first: int = 0
-    ) -> tuple[list[Asked], InputError | ValueError | None]:
+    ) -> tuple[list[Request], InputError | ValueError | None]:
         """The items up to the first that cannot be read, and why it cannot; its number counts on from `first`."""
         try:
             return self.read(items), None
         except (InputError, ValueError):
-            asked = []
+            requests = []
             for number, item in enumerate(items, start=first + 1):
                 try:
-                    asked += self.read([item])
+                    requests += self.read([item])
                 except InputError as error:
-                    return asked, type(error)(f"item {number}: {error}")
+                    return requests, type(error)(f"item {number}: {error}")
                 except ValueError as error:  # of which some kinds, as of wrong Unicode, take more than a message
-                    return asked, ValueError(f"item {number}: {error}")
+                    return requests, ValueError(f"item {number}: {error}")
             raise  # all can be read, one by one
 
-    def batch(self, asked: Sequence[Asked]) -> Batch:
+    def batch(self, requests: Sequence[Request]) -> Batch:
         """These, in their order, on the model's device."""
-        examples = self.examples(asked)
+        examples = self.examples(requests)
         batch = examples.batch(range(len(examples)))
         return batch.select(torch.argsort(batch.ids)).to(self.device)
 
-    def examples(self, asked: Sequence[Asked]) -> Examples:
+    def examples(self, requests: Sequence[Request]) -> Examples:
         """These, as a split."""
-        rows = pa.concat_tables([one.row for one in asked]).combine_chunks()
+        rows = pa.concat_tables([one.row for one in requests]).combine_chunks()
         return Examples(as_dataset(rows), self.longest, "truncate")
 
     @property
@@ -213,26 +213,25 @@ class Predictor:
         return next(self.task.model.parameters()).device
 
     def answers(
-        self, asked: Sequence[Asked], decoding: Decoding | None = None, seed: int = 0, first: int = 0
+        self, requests: Sequence[Request], decoding: Decoding | None = None, seed: int = 0, first: int = 0
     ) -> list[dict[str, Any]]:
         """What the model says to each; `first` is the place of the first one, by which what is drawn is seeded."""
-        if not asked:
+        if not requests:
             return []
-        examples = self.examples(asked)
+        examples = self.examples(requests)
         told: dict[int, dict[str, Any]] = {}
         plan = make_plan(examples.lengths, max(TOKENS_AT_ONCE, int(examples.lengths.max())), 1, None, 0)
         for i in range(len(plan)):
             batch = examples.batch(plan[i])
             answers = self.task.predict(replace(batch, ids=batch.ids + first).to(self.device), decoding, seed)
             for example, answer in zip(batch.ids.tolist(), answers, strict=True):
-                record = asked[example].record
-                told[example] = self.preprocessor.format_prediction(answer, record, self.vocabularies)
-        return [told[example] for example in range(len(asked))]
+                told[example] = self.preprocessor.format_prediction(answer, requests[example].record, self.vocabularies)
+        return [told[example] for example in range(len(requests))]
 
 
 def as_dataset(rows: pa.Table) -> datasets.Dataset:
     """A prepared table that lies in memory alone."""
-    return datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="asked")
+    return datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="requests")
 
 
 def likeliest(answer: dict[str, Any], top_k: int | None) -> dict[str, Any]:

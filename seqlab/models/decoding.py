@@ -74,7 +74,7 @@ class Decoding:
             raise ValueError("\n".join(wrong))
 
 
-class Head(Protocol):
+class ScoringHead(Protocol):
     def scores(self, hidden_TD: Tensor) -> Tensor:
         """[B, D] to [B, V], before the softmax."""
 
@@ -86,7 +86,7 @@ class Decodable(Protocol):
     """
 
     @property
-    def head(self) -> Head: ...
+    def head(self) -> ScoringHead: ...
     @property
     def max_length(self) -> int | None: ...
     @property

@@ -1,4 +1,4 @@
-"""The routes of a server, and what it refuses. No answer but to the asker, and no log, quotes what was asked.
+"""The routes of a server, and what it refuses. No log quotes a request, and no answer quotes another client's.
 
 POST /predict          {"text": "..."}, or {"inputs": [{"text": "..."}, ...]}
 POST /v1/completions   as OpenAI's clients know it; of language models (seqlab/server/openai.py)
@@ -23,7 +23,8 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -31,7 +32,7 @@ from starlette.types import ASGIApp
 
 from seqlab import __version__
 from seqlab.inference.attention import MOST, attends, attention_of, fits, rounded
-from seqlab.inference.predictor import NO_RANKS, Asked
+from seqlab.inference.predictor import NO_RANKS, Request
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.server import openapi
 from seqlab.server.guard import Guard, refusal
@@ -39,23 +40,23 @@ from seqlab.server.metrics import CONTENT_TYPE
 from seqlab.server.openai import Completion, add_completions
 from seqlab.server.pages import page
 from seqlab.server.requests import (
+    JsonBody,
     RefusedError,
-    Settings,
     answers,
     as_json,
     checked,
     content_of,
     decoding_of,
     read_items,
+    refuse_failed_jobs,
     require_some,
     room,
-    told_of_jobs,
 )
 from seqlab.server.service import Service
 
 
-class Writing(Settings):
-    """How a text is to be written; what is not given is as the model was trained to be judged."""
+class DecodingBody(JsonBody):
+    """The decoding of a text. A setting that is not given is the one the model is evaluated with."""
 
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     temperature: float | None = Field(None, ge=0, le=100, allow_inf_nan=False)
@@ -66,13 +67,13 @@ class Writing(Settings):
     n_best: int | None = Field(None, ge=1, le=1000)
 
 
-class Options(Settings):
+class Options(JsonBody):
     """What may stand beside `inputs`, or in an item that is sent alone."""
 
-    decoding: Writing | None = None
+    decoding: DecodingBody | None = None
     seed: int = Field(0, ge=0, le=2**31 - 1)
     top_k: int | None = Field(
-        None, ge=1, le=1_000_000, description="So many classes are told, or candidates for a mask."
+        None, ge=1, le=1_000_000, description="How many classes, or candidates for a mask, to list."
     )
     attention: bool = Field(False, description="Tell what the model looked at, of one item.")
 
@@ -106,18 +107,18 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
     async def about() -> dict[str, Any]:
         """The model's name and task, its labels in their order, and an item to try it with."""
         labels = service.predictor.vocabularies.labels
-        told = {"writes": service.decoding is not None, "attends": attends(service.predictor), "labels": labels}
-        return {"task": service.task, "kind": service.kind, "name": service.name, "example": example, **told}
+        abilities = {"writes": service.decoding is not None, "attends": attends(service.predictor), "labels": labels}
+        return {"task": service.task, "kind": service.kind, "name": service.name, "example": example, **abilities}
 
     app.get("/", include_in_schema=False)(page("index.html"))
     app.get("/docs", include_in_schema=False)(page("docs.html"))
 
     @app.post(
         "/predict",
-        openapi_extra=openapi.takes("Asked", {"inputs": [example]}),
+        openapi_extra=openapi.takes("Request", {"inputs": [example]}),
         responses=openapi.tells("Answered", 400, 408, 413, 415, 422, 429, 500, 503),
     )
-    async def predict(request: Request) -> Response:
+    async def predict(request: HttpRequest) -> Response:
         """The model's answer to one item, or to each of "inputs"; an "id" is passed through."""
         deadline = service.deadline()
         items, options, alone = questions(await content_of(request, service.limits.body), service)
@@ -126,21 +127,21 @@ def application(service: Service, hosts: Collection[str] = ()) -> ASGIApp:
         }
         how = decoding_of(service, writing) if writing else None
         with room(service, len(items)) as put:
-            asked = await read_items(service, items)
+            requests = await read_items(service, items)
             if options.attention:
-                require_attention(service, asked)
-            jobs = [service.job(one, how, place, options.seed, deadline) for place, one in enumerate(asked)]
+                require_attention(service, requests)
+            jobs = [service.job(one, how, place, options.seed, deadline) for place, one in enumerate(requests)]
             put(jobs)
             found = await answers(jobs, request)
-        told = [
-            {**({"id": item["id"]} if "id" in item else {}), **service.told(one, answer, options.top_k)}
-            for item, one, answer in zip(items, asked, found, strict=True)
+        outputs = [
+            {**({"id": item["id"]} if "id" in item else {}), **service.to_json(one, answer, options.top_k)}
+            for item, one, answer in zip(items, requests, found, strict=True)
         ]
         if options.attention:
-            told[0]["attention"] = await attention(service, watcher, asked[0], found[0])
-        return as_json(told[0] if alone else {"outputs": told})
+            outputs[0]["attention"] = await attention(service, watcher, requests[0], found[0])
+        return as_json(outputs[0] if alone else {"outputs": outputs})
 
-    known: list[type[Settings]] = [Options]
+    known: list[type[JsonBody]] = [Options]
     if service.task in ("LanguageModeling", "StreamLanguageModeling"):
         add_completions(app, service)
         known.append(Completion)
@@ -174,27 +175,27 @@ def questions(content: Any, service: Service) -> tuple[list[dict[str, Any]], Opt
     return items, options, not many
 
 
-def require_attention(service: Service, asked: Sequence[Asked]) -> None:
+def require_attention(service: Service, requests: Sequence[Request]) -> None:
     if not attends(service.predictor):
         raise RefusedError(422, "attention: this model has none to tell")
-    if len(asked) > 1:
+    if len(requests) > 1:
         raise RefusedError(413, "attention: one item at a time")
-    require_small(asked[0])
+    require_small(requests[0])
 
 
-def require_small(asked: Asked, written: Hypothesis | None = None) -> None:
-    if not fits(asked, written):
+def require_small(request: Request, written: Hypothesis | None = None) -> None:
+    if not fits(request, written):
         raise RefusedError(413, f"attention: of at most {MOST} tokens read, and as many written; ask without it")
 
 
-async def attention(service: Service, watcher: Executor, asked: Asked, answer: Any) -> dict[str, Any]:
+async def attention(service: Service, watcher: Executor, request: Request, answer: Any) -> dict[str, Any]:
     """What the model looked at for an answer, of several the best."""
     written: Hypothesis | None = None if service.decoding is None else answer[0]
-    require_small(asked, written)
+    require_small(request, written)
 
-    def told() -> dict[str, Any]:
-        return rounded(attention_of(service.predictor, asked, written))
+    def weights() -> dict[str, Any]:
+        return rounded(attention_of(service.predictor, request, written))
 
-    with told_of_jobs():
-        telling = asyncio.get_running_loop().run_in_executor(watcher, told)
+    with refuse_failed_jobs():
+        telling = asyncio.get_running_loop().run_in_executor(watcher, weights)
         return await asyncio.wait_for(telling, service.limits.deadline_s)

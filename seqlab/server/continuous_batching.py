@@ -1,9 +1,9 @@
-"""Continuous batching: whoever wants text written joins between two steps, and leaves when it is written.
+"""Continuous batching: a prompt joins the batch between two steps, and leaves it when its text is written.
 
-This is the loop of `seqlab/models/decoding.py` (Yu et al. 2022, section 3.2) over a queue that has no end. Here each
-prompt also brings its own settings. What is written for a prompt is, up to rounding, what `generate` writes for it
-alone. Nor does it fail for another's sake: where a step fails that some join, the others take it without them, and they
-are tried one by one; and where a row's scores are no numbers, its prompt alone fails.
+This is the loop of `seqlab/models/decoding.py` (Yu et al. 2022, section 3.2) over a queue that has no end. Each prompt
+has its own settings. The text of a prompt is, up to rounding, the text that `generate` writes for it alone. A prompt
+does not fail because of others: where a step fails that new prompts join, the running ones repeat it without them, and
+the new ones are tried one by one; where the scores of a row are no numbers, its prompt alone fails.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ NO_NUMBERS = "a text's scores are not numbers: look at the weights"  # what the 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a job asks.
+    """The payload of a job for a model that writes.
 
-    asked     what is to be continued, for `begin`
+    request   what is to be continued, for `begin`
     decoding  how
     seed      of what is drawn
     """
 
-    asked: Any
+    request: Any
     decoding: Decoding
     seed: int = 0
 
@@ -54,7 +54,7 @@ def write(
     wait_s: float,
     stepped: Callable[[int, float], object] = lambda rows, seconds: None,
 ) -> None:
-    """Answers each `Prompt` in the queue with its hypotheses, until the queue is closed and empty.
+    """Answer each `Prompt` in the queue with its hypotheses, until the queue is closed and empty.
 
     Args:
         queue: whose jobs these are.
@@ -67,10 +67,10 @@ def write(
         wait_s: how long the first may wait for company where nobody runs.
         stepped: told after each step of how many rows run, and the seconds it took.
     """
-    writing = Writing(model, begin, end, device)
+    batch = ContinuousBatch(model, begin, end, device)
     suspects = deque[Job]()  # who joined a step that failed: each is tried without the others
     while True:
-        running = writing.writers.jobs
+        running = batch.rows.jobs
         jobs = (
             [suspects.popleft()] if suspects else queue.take(left_of(budget, joining, running), wait_s, bool(running))
         )
@@ -79,29 +79,29 @@ def write(
                 return
             continue
         started = perf_counter()
-        place = writing.step(jobs)
+        place = batch.step(jobs)
         if place is not None and jobs:
-            without = writing.step([]) if running else None
+            without = batch.step([]) if running else None
             if without is None and len(jobs) == 1:
                 fail({jobs[0]: place})
             else:
                 suspects.extend(jobs)
             place = without
         if place is not None:
-            writing.stop(place)
-        stepped(len(writing.writers), perf_counter() - started)
+            batch.stop(place)
+        stepped(len(batch.rows), perf_counter() - started)
 
 
 def left_of(budget: Budget, joining: int, running: Sequence[Job]) -> Budget:
-    """What those who run leave: of rows and of tokens held as many as they may come to need count as theirs."""
+    """Return the part of the budget that running jobs leave. They count with the most rows and tokens they may need."""
     if not running:
         return budget
     rows, held = sum(job.rows for job in running), sum(job.held for job in running)
     return Budget(min(budget.tokens, joining), budget.rows - rows, budget.held - held)
 
 
-class Writing:
-    """Those who write, and the model that they share.
+class ContinuousBatch:
+    """The jobs that run together, and their state in the model.
 
     Args:
         model, begin, end, device: see `write`.
@@ -112,35 +112,35 @@ class Writing:
         self.anew()
 
     def anew(self) -> None:
-        """Nobody writes, and nothing is kept of what was written."""
-        self.writers = Writers(self.end)
-        self.running = Running(self.model, self.writers, self.device)
+        """Begin with no rows, and forget the state of earlier ones."""
+        self.rows = JobRows(self.end)
+        self.running = Running(self.model, self.rows, self.device)
 
     def step(self, jobs: Sequence[Job]) -> str | None:
-        """All write a token, and these begin. Or it is as if there had been no step, and it says where it failed."""
+        """Write a token for each running job, and begin these jobs. If that fails, change nothing and return where."""
         prompts = states = None
         lengths: list[int] = []
         try:
             with torch.no_grad():
                 if jobs:
-                    prompts, states = self.begin([job.asked.asked for job in jobs])
+                    prompts, states = self.begin([job.payload.request for job in jobs])
                     states = nothing_read(self.model, prompts) if states is None else states
                     lengths = prompts.lengths.tolist()
                 scores_BV, state = self.running.scores(prompts, states)
         except Exception as error:
             return where(error)  # and the error is forgotten, with the memory that it holds
         try:
-            self.writers.join(jobs, lengths, self.model.max_length)
+            self.rows.join(jobs, lengths, self.model.max_length)
             self.running.choose(scores_BV, state)
         except Exception as error:  # halfway: a defect of ours
             self.stop(where(error), jobs)
-        if not len(self.writers):
+        if not len(self.rows):
             self.anew()
         return None
 
     def stop(self, place: str, joining: Sequence[Job] = ()) -> None:
-        """All of them fail."""
-        fail(dict.fromkeys([*self.writers.jobs, *joining], place))
+        """Fail all jobs."""
+        fail(dict.fromkeys([*self.rows.jobs, *joining], place))
         self.anew()
 
 
@@ -148,24 +148,24 @@ class Single(Continuation):
     """The one continuation that answers a job; it streams its tokens, and leaves when the job is abandoned."""
 
     def __init__(self, job: Job, limit: int) -> None:
-        decoding: Decoding = job.asked.decoding
-        seed = job.asked.seed if decoding.temperature > 0 else None
+        decoding: Decoding = job.payload.decoding
+        seed = job.payload.seed if decoding.temperature > 0 else None
         super().__init__(limit, seed, decoding.temperature, decoding.top_k, decoding.top_p, decoding.length_penalty)
         self.job = job
 
     def take(self, token: int, log_probability: float, end: int) -> bool:
         goes_on = super().take(token, log_probability, end)
         if not self.finished:
-            for told in self.job.on_token:
-                told(token)
+            for on_token in self.job.on_token:
+                on_token(token)
         if goes_on and not self.job.abandoned:
             return True
         self.job.answer.set_result([self.hypothesis()])
         return False
 
 
-class Writers:
-    """All jobs that are being answered: those of one continuation together, each beam by itself."""
+class JobRows:
+    """The rows of all running jobs: those of one continuation are chosen together, those of each beam by itself."""
 
     def __init__(self, end: int) -> None:
         self.end = end
@@ -183,18 +183,18 @@ class Writers:
         return [row.job for row in self.single.rows] + beams
 
     def join(self, jobs: Sequence[Job], lengths: Sequence[int], room: int | None) -> None:
-        """These begin, in rows behind those that run, one each.
+        """Append a row for each of these jobs behind the running rows.
 
         Args:
-            jobs: each asks a `Prompt`.
+            jobs: each has a `Prompt`.
             lengths: of the prompts.
             room: how many positions the model knows; None: any.
         """
         joined = []
         for job, length in zip(jobs, lengths, strict=True):
-            limit = job.asked.decoding.max_tokens
+            limit = job.payload.decoding.max_tokens
             limit = limit if room is None else min(limit, room + 1 - length)
-            if job.asked.decoding.width > 1:
+            if job.payload.decoding.width > 1:
                 joined.append(len(self.parts))
                 self.parts.append(Beam(job, self.end, limit))
             else:
@@ -203,7 +203,7 @@ class Writers:
         self.part_B = torch.cat([self.part_B, torch.tensor(joined, dtype=torch.int64)])
 
     def advance(self, scores_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that go on, and the token [B'] each goes on by."""
+        """Return the rows that go on, and the token [B'] that each goes on by."""
         rows, tokens, numbers = [], [], []
         parts: list[Sampling[Single] | Beam] = []
         for number, part in enumerate(self.parts):
@@ -223,7 +223,7 @@ class Beam:
     """The hypotheses of one prompt."""
 
     def __init__(self, job: Job, end: int, limit: int) -> None:
-        decoding: Decoding = job.asked.decoding
+        decoding: Decoding = job.payload.decoding
         self.job = job
         self.search = BeamSearch(end, torch.tensor([limit]), decoding.width, decoding.length_penalty, decoding.n_best)
         self.search.join(torch.tensor([0]))

@@ -7,7 +7,8 @@ import re
 import time
 from collections.abc import Collection
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
@@ -28,7 +29,7 @@ HEADERS = [
 ]
 
 
-async def refusal(request: Request, error: Exception) -> Response:
+async def refusal(request: HttpRequest, error: Exception) -> Response:
     """What is told instead of an answer."""
     if isinstance(error, HTTPException):  # of the router
         messages = {404: "there is no such route", 405: "this route takes another method"}
@@ -68,7 +69,7 @@ class Guard:
             self.require_fitting(scope)
             await self.app(scope, receive, noted)
         except RefusedError as error:
-            await (await refusal(Request(scope), error))(scope, receive, noted)
+            await (await refusal(HttpRequest(scope), error))(scope, receive, noted)
         except Exception as error:  # is answered already
             logger.error("%s", where(error))
         finally:

@@ -10,19 +10,20 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field, model_validator
 from starlette.types import Receive, Scope, Send
 
-from seqlab.inference.predictor import Asked
+from seqlab.inference.predictor import Request
 from seqlab.inference.streamed_text import StreamedText
 from seqlab.models.hypothesis import Hypothesis
 from seqlab.server import openapi
 from seqlab.server.queue import Job, where
 from seqlab.server.requests import (
+    JsonBody,
     RefusedError,
-    Settings,
     answers,
     as_json,
     checked,
@@ -30,9 +31,9 @@ from seqlab.server.requests import (
     decoding_of,
     error_content,
     read_items,
+    refuse_failed_jobs,
     require_some,
     room,
-    told_of_jobs,
     unless_left,
 )
 from seqlab.server.service import Service
@@ -43,13 +44,13 @@ logger = logging.getLogger(__name__)
 EXAMPLE = {"prompt": "Return the", "max_tokens": 16}
 
 
-class StreamOptions(Settings):
+class StreamOptions(JsonBody):
     """What a stream tells besides the text."""
 
     include_usage: bool = False
 
 
-class Completion(Settings):
+class Completion(JsonBody):
     """A request to /v1/completions; null is as if nothing were given. What would be ignored is refused, but `user`."""
 
     prompt: str | list[str]
@@ -89,7 +90,7 @@ def add_completions(app: FastAPI, service: Service) -> None:
         return {"object": "list", "data": [model]}
 
     @app.get("/v1/models/{model:path}", responses=openapi.tells("Model", 404), openapi_extra=openapi.named("model"))
-    async def one_model(request: Request) -> dict[str, Any]:
+    async def one_model(request: HttpRequest) -> dict[str, Any]:
         """Its one model, by name."""
         require_known(request.path_params["model"], service)
         return model
@@ -99,27 +100,27 @@ def add_completions(app: FastAPI, service: Service) -> None:
         openapi_extra=openapi.takes("Completion", EXAMPLE),
         responses=openapi.tells("Completed", 400, 404, 408, 413, 415, 422, 429, 500, 503, streams=True),
     )
-    async def completions(request: Request) -> Response:
+    async def completions(request: HttpRequest) -> Response:
         """Continues each prompt; with "stream": true token by token, as server-sent events."""
         deadline = service.deadline()
-        asked = checked(Completion, await content_of(request, service.limits.body))
-        if asked.model is not None:
-            require_known(asked.model, service)
-        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        completion = checked(Completion, await content_of(request, service.limits.body))
+        if completion.model is not None:
+            require_known(completion.model, service)
+        prompts = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
         require_some(len(prompts), service.limits.items, "prompt")
-        if asked.stream and len(prompts) != 1:
+        if completion.stream and len(prompts) != 1:
             raise RefusedError(422, "stream: one prompt at a time", "stream")
-        if asked.stream_options is not None and not asked.stream:
+        if completion.stream_options is not None and not completion.stream:
             raise RefusedError(422, 'stream_options: only with "stream": true', "stream_options")
-        how = decoding_of(service, writing(asked))
-        seed = secrets.randbits(31) if asked.seed is None else asked.seed
+        how = decoding_of(service, writing(completion))
+        seed = secrets.randbits(31) if completion.seed is None else completion.seed
         head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
         head["model"] = service.name
         with room(service, len(prompts)) as put:
             read = await read_items(service, [{"text": prompt} for prompt in prompts], "prompt")
             jobs = [service.job(one, how, place, seed, deadline) for place, one in enumerate(read)]
-            if asked.stream:
-                counted = asked.stream_options is not None and asked.stream_options.include_usage
+            if completion.stream:
+                counted = completion.stream_options is not None and completion.stream_options.include_usage
                 events = stream(service, jobs[0], put, read[0], head, counted)
                 try:  # whatever is refused is so before the answer begins
                     return Events(request, await unless_left(request, anext(events)), events)
@@ -139,14 +140,14 @@ def require_known(name: str, service: Service) -> None:
         raise RefusedError(404, "there is no such model; see /v1/models", "model")
 
 
-def writing(asked: Completion) -> dict[str, Any]:
-    """How to write: nothing is as the model was trained to be judged. Where nothing is drawn, no filter matters."""
-    draws = asked.temperature > 0
+def writing(completion: Completion) -> dict[str, Any]:
+    """Return the decoding of a completion, whose defaults are those of the API. Greedy decoding has no filters."""
+    draws = completion.temperature > 0
     return {
-        "max_tokens": asked.max_tokens,
-        "temperature": asked.temperature,
-        "top_k": asked.top_k if draws else None,
-        "top_p": asked.top_p if draws and asked.top_p < 1 else None,
+        "max_tokens": completion.max_tokens,
+        "temperature": completion.temperature,
+        "top_k": completion.top_k if draws else None,
+        "top_p": completion.top_p if draws and completion.top_p < 1 else None,
         "width": 1,
         "n_best": 1,
     }
@@ -164,7 +165,7 @@ class Events(StreamingResponse):
         rest: of them.
     """
 
-    def __init__(self, request: Request, first: str, rest: AsyncGenerator[str, None]) -> None:
+    def __init__(self, request: HttpRequest, first: str, rest: AsyncGenerator[str, None]) -> None:
         self.rest = rest
         super().__init__(chained(request, first, rest), media_type="text/event-stream")
 
@@ -173,7 +174,7 @@ class Events(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def chained(request: Request, first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+async def chained(request: HttpRequest, first: str, rest: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
     """All of these; what fails on the way ends the stream."""
     yield first
     try:
@@ -191,7 +192,7 @@ async def stream(
     service: Service,
     job: Job,
     put: Callable[[Sequence[Job]], None],
-    asked: Asked,
+    prompt: Request,
     head: Mapping[str, Any],
     counted: bool,
 ) -> AsyncGenerator[str, None]:
@@ -204,18 +205,18 @@ async def stream(
     part = {**head, "usage": None} if counted else head
 
     async def following() -> int | None:
-        with told_of_jobs():
+        with refuse_failed_jobs():
             return await asyncio.wait_for(tokens.get(), service.limits.deadline_s)
 
     try:
         while (token := await following()) is not None:
             if piece := text.add(token):
                 yield event({**part, "choices": [choice(piece, None)]})
-        with told_of_jobs():
+        with refuse_failed_jobs():
             (best, *_) = job.answer.result()
         yield event({**part, "choices": [choice(text.rest(), ended(best))]})
         if counted:
-            yield event({**head, "choices": [], "usage": usage([asked], [best])})
+            yield event({**head, "choices": [], "usage": usage([prompt], [best])})
         yield "data: [DONE]\n\n"
     finally:
         job.abandon()
@@ -236,7 +237,7 @@ def ended(best: Hypothesis) -> str:
     return "stop" if best.finished else "length"
 
 
-def usage(read: Sequence[Asked], written: Sequence[Hypothesis]) -> dict[str, int]:
+def usage(read: Sequence[Request], written: Sequence[Hypothesis]) -> dict[str, int]:
     """Tokens; the end mark that a prompt begins with is one."""
     prompt, new = sum(one.tokens for one in read), sum(len(best.tokens) for best in written)
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

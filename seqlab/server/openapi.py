@@ -109,14 +109,14 @@ def tells(name: str | None, *refused: int, streams: bool = False) -> dict[int | 
         streams: or server-sent events.
     """
     error = {"application/json": {"schema": ref("Error")}}
-    told: dict[int | str, dict[str, Any]] = {
+    refusals: dict[int | str, dict[str, Any]] = {
         status: {"description": REFUSED[status], "content": error} for status in refused
     }
-    told["default"] = {"description": "Refused.", "content": error}
+    refusals["default"] = {"description": "Refused.", "content": error}
     content: dict[str, Any] = {} if name is None else {"application/json": {"schema": ref(name)}}
     if streams:
         content["text/event-stream"] = {"schema": TEXT}
-    return {200: {"description": "The answer.", "content": content}, **told}
+    return {200: {"description": "The answer.", "content": content}, **refusals}
 
 
 def components(service: Service, options: type[BaseModel], *others: type[BaseModel]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def components(service: Service, options: type[BaseModel], *others: type[BaseMod
     schemas = {
         **known["$defs"],
         "Item": item(service),
-        "Asked": {"oneOf": [one, many]},
+        "Request": {"oneOf": [one, many]},
         "Answer": ANSWER,
         "Answered": {"anyOf": [record({"outputs": {"type": "array", "items": ref("Answer")}}), ref("Answer")]},
         "Error": ERROR,

@@ -1,4 +1,4 @@
-"""What is asked waits here, and is answered in batches: of any lengths, up to a budget of tokens, without padding.
+"""Requests wait here and are answered in batches: of any lengths, up to a budget of tokens, without padding.
 
 A batch is who has waited longest, and whoever else fits, in the order they came, but nobody who is much longer or
 shorter: the short do not wait for the long. So each batch takes the oldest, and nobody waits for more batches than had
@@ -29,7 +29,7 @@ SHORT = 64  # tokens; up to so many, all count as alike
 
 
 class FullError(Exception):
-    """As many wait as may wait."""
+    """The queue is full."""
 
 
 class ClosedError(Exception):
@@ -44,7 +44,7 @@ class FailedError(RuntimeError):
 class Job:
     """One item, from the moment it is accepted.
 
-    asked     what is to be answered
+    payload   what is to be answered: a `Request`, or a `Prompt` where the model writes
     tokens    how many tokens of the batch's budget it takes
     rows      how many rows, at most, until it is answered
     held      how many tokens are remembered for it, at most, until it is answered
@@ -53,7 +53,7 @@ class Job:
     answer    where the answer will be; TimeoutError where it came too late, FailedError where the model failed
     """
 
-    asked: Any
+    payload: Any
     tokens: int
     rows: int = 1
     held: int = 0
@@ -236,7 +236,7 @@ def settle(jobs: Sequence[Job], answer: Callable[[list[Any]], Sequence[Any]]) ->
     if not jobs:
         return {}
     try:
-        answered = list(zip(jobs, answer([job.asked for job in jobs]), strict=True))
+        answered = list(zip(jobs, answer([job.payload for job in jobs]), strict=True))
     except Exception as error:
         place = where(error)  # and the error is forgotten, with the memory that it holds
     else:
@@ -250,7 +250,7 @@ def settle(jobs: Sequence[Job], answer: Callable[[list[Any]], Sequence[Any]]) ->
 
 
 def fail(places: Mapping[Job, str]) -> None:
-    """These get no answer. The log says where it happened, once, and nothing of what was asked."""
+    """These get no answer. The log says where it happened, once, and nothing of the request."""
     for place in dict.fromkeys(places.values()):
         logger.error("%s", place)
     for job in places:
@@ -259,5 +259,5 @@ def fail(places: Mapping[Job, str]) -> None:
 
 
 def where(error: BaseException) -> str:
-    """The type of an error and the lines it passed through, without its message, which may quote what was asked."""
+    """The type of an error and the lines it passed through, without its message, which may quote the request."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from inspect import isclass
 from typing import Any, TypeVar, get_args
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect
 
-from seqlab.inference.predictor import Asked
+from seqlab.inference.predictor import Request
 from seqlab.server.queue import ClosedError, FailedError, FullError, Job
 from seqlab.server.service import Service, TooMuchError
 from seqlab.storage.json import dump_json
@@ -34,11 +34,11 @@ class RefusedError(Exception):
 
 def error_content(error: RefusedError, path: str = "") -> dict[str, Any]:
     """What a client is told, in JSON."""
-    told: dict[str, Any] = {"message": error.message, "status": error.status}
+    described: dict[str, Any] = {"message": error.message, "status": error.status}
     if path.startswith("/v1/"):  # what OpenAI's clients look for
         kind = "invalid_request_error" if error.status < 500 else "server_error"
-        told |= {"type": kind, "param": error.param, "code": None}
-    return {"error": told}
+        described |= {"type": kind, "param": error.param, "code": None}
+    return {"error": described}
 
 
 # What pydantic's kinds of errors expected, in JSON's words; what is in braces is in the error's context.
@@ -60,7 +60,7 @@ EXPECTED = {
 }
 
 
-class Settings(BaseModel):
+class JsonBody(BaseModel):
     """What a request may set. Numbers are bounded here, so that messages about them stay short."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -69,7 +69,7 @@ class Settings(BaseModel):
 # ------------------------------------------------------------------ what comes in
 
 
-async def content_of(request: Request, limit: int) -> Any:
+async def content_of(request: HttpRequest, limit: int) -> Any:
     """The JSON of a body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusedError(415, "expected content-type: application/json")
@@ -114,8 +114,8 @@ def checked(kind: type[Any], content: Any) -> Any:
         if found[0]["type"] == "extra_forbidden":  # whose name is the asker's own
             message = f"an unknown setting; there are {', '.join(known.model_fields)}"
             raise RefusedError(422, f"{param}: {message}" if param else message, param) from error
-        told = [expected(one) for one, place in zip(found, places, strict=True) if place == places[0]]
-        raise RefusedError(422, f"{where}: expected {', or '.join(dict.fromkeys(told))}", param) from error
+        reasons = [expected(one) for one, place in zip(found, places, strict=True) if place == places[0]]
+        raise RefusedError(422, f"{where}: expected {', or '.join(dict.fromkeys(reasons))}", param) from error
 
 
 def place_of(kind: type[Any], location: Sequence[int | str]) -> tuple[str | None, type[Any]]:
@@ -127,7 +127,7 @@ def place_of(kind: type[Any], location: Sequence[int | str]) -> tuple[str | None
             break
         names.append(str(name))
         annotation = kind.model_fields[name].annotation
-        inner = [one for one in (annotation, *get_args(annotation)) if isclass(one) and issubclass(one, Settings)]
+        inner = [one for one in (annotation, *get_args(annotation)) if isclass(one) and issubclass(one, JsonBody)]
         if not inner:
             break
         kind = inner[0]
@@ -156,7 +156,7 @@ def require_some(items: int, limit: int, param: str | None = None) -> None:
         raise RefusedError(422, "no item: expected at least one", param)
 
 
-async def read_items(service: Service, items: Sequence[Mapping[str, Any]], param: str | None = None) -> list[Asked]:
+async def read_items(service: Service, items: Sequence[Mapping[str, Any]], param: str | None = None) -> list[Request]:
     """The items, tokenised beside the loop. `param` is the field they came in."""
     try:
         return await asyncio.to_thread(service.read, items)
@@ -195,10 +195,10 @@ def room(service: Service, items: int) -> Iterator[Callable[[Sequence[Job]], Non
         raise RefusedError(503, "shutting down") from error
 
 
-async def answers(jobs: Sequence[Job], request: Request) -> list[Any]:
+async def answers(jobs: Sequence[Job], request: HttpRequest) -> list[Any]:
     """The answers to all of these; nobody's any more when the client leaves, or at the deadline."""
     try:
-        with told_of_jobs():
+        with refuse_failed_jobs():
             return await unless_left(request, all_of(jobs), max(0.0, jobs[0].deadline - time.monotonic()))
     finally:
         for job in jobs:
@@ -210,8 +210,8 @@ async def all_of(jobs: Sequence[Job]) -> list[Any]:
 
 
 @contextmanager
-def told_of_jobs() -> Iterator[None]:
-    """How a job that has no answer is refused."""
+def refuse_failed_jobs() -> Iterator[None]:
+    """Refuse a request whose job is late (503) or has failed (500)."""
     try:
         yield
     except TimeoutError as error:
@@ -220,7 +220,7 @@ def told_of_jobs() -> Iterator[None]:
         raise RefusedError(500, "the model failed") from error
 
 
-async def unless_left(request: Request, awaited: Awaitable[T], seconds: float | None = None) -> T:
+async def unless_left(request: HttpRequest, awaited: Awaitable[T], seconds: float | None = None) -> T:
     """What is awaited.
 
     Raises:
@@ -239,7 +239,7 @@ async def unless_left(request: Request, awaited: Awaitable[T], seconds: float | 
         await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def leaves(request: Request) -> None:
+async def leaves(request: HttpRequest) -> None:
     """Returns when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

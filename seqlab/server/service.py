@@ -1,4 +1,4 @@
-"""A model at the service of many at once: what is asked is read, queued, computed in batches by a thread, and told."""
+"""A model that answers many clients at once: requests are read, queued, and computed in batches by a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from seqlab.errors import InputError, require_positive
-from seqlab.inference.predictor import Asked, Predictor, TooLongError, likeliest
+from seqlab.inference.predictor import Predictor, Request, TooLongError, likeliest
 from seqlab.layers.native import heap
 from seqlab.models.decoding import Decoding
 from seqlab.server import continuous_batching
@@ -19,8 +19,8 @@ from seqlab.server.queue import Budget, Job, Queue, answer_batches
 
 
 @dataclass(frozen=True)
-class Batching:
-    """How what is asked is put together.
+class ServerBatching:
+    """How requests are put together in batches.
 
     tokens          the most tokens of a batch; of texts to be written, of those that begin together
     rows            the most items of a batch; of texts to be written, the most hypotheses side by side
@@ -41,7 +41,7 @@ class Batching:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What is refused.
 
     body            bytes of a request
@@ -81,7 +81,7 @@ class Limits:
 
 
 class TooMuchError(Exception):
-    """More was asked than `Limits` allow. The message quotes nothing of it."""
+    """A request is larger than `ServerLimits` allow. The message quotes nothing of it."""
 
 
 class Service:
@@ -93,7 +93,9 @@ class Service:
         name: of the model, as clients know it.
     """
 
-    def __init__(self, predictor: Predictor, batching: Batching, limits: Limits, name: str = "seqlab") -> None:
+    def __init__(
+        self, predictor: Predictor, batching: ServerBatching, limits: ServerLimits, name: str = "seqlab"
+    ) -> None:
         self.predictor, self.batching, self.limits, self.name = predictor, batching, limits, name
         self.task = type(predictor.task).__name__
         self.kind, self.decoding = predictor.task.description, predictor.task.decoding
@@ -101,7 +103,7 @@ class Service:
         self.queue = Queue(limits.queue, self.metrics.waited)
         self.thread = threading.Thread(target=self._serve, name="model", daemon=True)
 
-    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Asked]:
+    def read(self, items: Sequence[Mapping[str, Any]]) -> list[Request]:
         """The items, tokenised.
 
         Raises:
@@ -109,13 +111,13 @@ class Service:
             ValueError: an item is of another kind; the message begins with its number.
         """
         self._require_few([self.predictor.least(item) for item in items])  # a long text takes long, and much memory
-        asked, problem = self.predictor.read_first(items)
+        requests, problem = self.predictor.read_first(items)
         if isinstance(problem, TooLongError):
             raise TooMuchError(str(problem)) from problem
         if problem is not None:
             raise ValueError(str(problem)) from problem
-        self._require_few([one.given for one in asked])
-        return asked
+        self._require_few([one.given for one in requests])
+        return requests
 
     def _require_few(self, tokens: Sequence[int]) -> None:
         """Of the items of a request."""
@@ -127,7 +129,7 @@ class Service:
 
     def job(
         self,
-        asked: Asked,
+        request: Request,
         decoding: Decoding | None = None,
         place: int = 0,
         seed: int = 0,
@@ -136,18 +138,19 @@ class Service:
         """What to put into the queue.
 
         Args:
-            asked: an item.
-            decoding: how to write, for a model that writes; None: as the model was trained to be judged.
+            request: an item that has been read.
+            decoding: of a model that writes; None: the one it is evaluated with.
             place: of the item in its request, by which, and `seed`, what is drawn is seeded.
             deadline: see `deadline`.
         """
         if self.decoding is None:
-            job = Job(asked, asked.tokens, deadline=deadline)
+            job = Job(request, request.tokens, deadline=deadline)
         else:
             how = decoding or replace(self.decoding, max_tokens=min(self.decoding.max_tokens, self.limits.new_tokens))
-            prompt = continuous_batching.Prompt(asked, how, seed + 1_000_003 * place)  # as `Predictor.predict` seeds it
-            held = how.width * (asked.tokens + how.max_tokens)
-            job = Job(prompt, asked.tokens, how.width, held, deadline)
+            own_seed = seed + 1_000_003 * place  # as `Predictor.predict` seeds it
+            prompt = continuous_batching.Prompt(request, how, own_seed)
+            held = how.width * (request.tokens + how.max_tokens)
+            job = Job(prompt, request.tokens, how.width, held, deadline)
             self.metrics.writes(job, in_steps=how.width == 1)
         job.answer.add_done_callback(self.metrics.answered)
         return job
@@ -171,10 +174,10 @@ class Service:
             default |= {"width": 1, "n_best": 1}
         return Decoding(**{**default, **given})
 
-    def told(self, asked: Asked, answer: Any, top_k: int | None = None) -> dict[str, Any]:
-        """An answer, for people."""
+    def to_json(self, request: Request, answer: Any, top_k: int | None = None) -> dict[str, Any]:
+        """Return an answer as it is sent to a client."""
         if self.decoding is not None:
-            return self.predictor.preprocessor.format_prediction(answer, asked.record, self.predictor.vocabularies)
+            return self.predictor.preprocessor.format_prediction(answer, request.record, self.predictor.vocabularies)
         return likeliest(answer, top_k)
 
     def warm_up(self) -> None:
@@ -188,10 +191,10 @@ class Service:
         times = max(1, most // one.tokens)
         longer = {name: " ".join([value] * times) if isinstance(value, str) else value for name, value in item.items()}
         try:
-            asked = predictor.read([longer] * rows)
+            requests = predictor.read([longer] * rows)
         except TooLongError:  # of positions that are counted otherwise, such as words
-            asked = predictor.read([item] * rows)
-        predictor.answers(asked, None if decoding is None else replace(decoding, max_tokens=2))
+            requests = predictor.read([item] * rows)
+        predictor.answers(requests, None if decoding is None else replace(decoding, max_tokens=2))
 
     def start(self) -> None:
         """Begins to answer."""
@@ -221,11 +224,11 @@ class Service:
             self._stepped,
         )
 
-    def _answers(self, asked: Sequence[Asked]) -> Any:
-        self.metrics.batch(len(asked), sum(one.tokens for one in asked))
+    def _answers(self, requests: Sequence[Request]) -> Any:
+        self.metrics.batch(len(requests), sum(one.tokens for one in requests))
         begun = perf_counter()
         try:
-            return self.predictor.answers(asked)
+            return self.predictor.answers(requests)
         finally:
             self._stepped(0, perf_counter() - begun)
 
@@ -233,7 +236,7 @@ class Service:
         self.metrics.stepped(rows, seconds)
         heap.trim()
 
-    def _begin(self, asked: Sequence[Asked]) -> Any:
-        self.metrics.batch(len(asked), sum(one.tokens for one in asked))
+    def _begin(self, requests: Sequence[Request]) -> Any:
+        self.metrics.batch(len(requests), sum(one.tokens for one in requests))
         task = self.predictor.task
-        return task.begin(self.predictor.batch(asked))
+        return task.begin(self.predictor.batch(requests))

@@ -39,17 +39,15 @@ def adamw(
     Raises:
         InputError: a rate, beta or decay outside its range.
     """
-    wrong = []
-    if not lr > 0:
-        wrong.append(f"optimizer.lr={lr}: expected more than 0")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        wrong.append(f"optimizer.betas={list(betas)}: expected two numbers, each at least 0 and less than 1")
-    if not eps > 0:
-        wrong.append(f"optimizer.eps={eps}: expected more than 0")
-    if weight_decay < 0:
-        wrong.append(f"optimizer.weight_decay={weight_decay}: expected 0 or more")
-    if wrong:
-        raise InputError("; ".join(wrong))
+    _require(
+        lr,
+        weight_decay,
+        (
+            len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+            f"betas={list(betas)}: expected two numbers, each at least 0 and less than 1",
+        ),
+        (eps > 0, f"eps={eps}: expected more than 0"),
+    )
     groups = decay_groups(model, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=_fused(model))
 
@@ -62,19 +60,25 @@ def sgd(
     Raises:
         InputError: a rate, momentum or decay outside its range.
     """
-    wrong = []
-    if not lr > 0:
-        wrong.append(f"optimizer.lr={lr}: expected more than 0")
-    if not 0 <= momentum < 1:
-        wrong.append(f"optimizer.momentum={momentum}: expected at least 0 and less than 1")
-    if nesterov and momentum == 0:
-        wrong.append("optimizer.nesterov=true: there is none without optimizer.momentum")
-    if weight_decay < 0:
-        wrong.append(f"optimizer.weight_decay={weight_decay}: expected 0 or more")
-    if wrong:
-        raise InputError("; ".join(wrong))
+    _require(
+        lr,
+        weight_decay,
+        (0 <= momentum < 1, f"momentum={momentum}: expected at least 0 and less than 1"),
+        (not nesterov or momentum != 0, "nesterov=true: there is none without optimizer.momentum"),
+    )
     groups = decay_groups(model, weight_decay)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fused(model))
+
+
+def _require(lr: float, weight_decay: float, *claims: tuple[bool, str]) -> None:
+    """Raise `InputError` with the messages of all claims that do not hold."""
+    every = (
+        (lr > 0, f"lr={lr}: expected more than 0"),
+        *claims,
+        (not weight_decay < 0, f"weight_decay={weight_decay}: expected 0 or more"),
+    )
+    if wrong := [f"optimizer.{message}" for holds, message in every if not holds]:
+        raise InputError("; ".join(wrong))
 
 
 def _fused(model: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from seqlab.cli.results import LONGEST, readable, shortened
+from seqlab.cli.results import LONGEST, format_value, shortened
 from typing_words import Outcome
 
 
@@ -27,7 +27,7 @@ from typing_words import Outcome
     ],
 )
 def test_predictions_and_truths_are_told_in_short(value: Any, words: list[str] | None, told: str) -> None:
-    assert readable(value, words) == told
+    assert format_value(value, words) == told
 
 
 def test_a_text_without_blanks_is_shortened_too() -> None:

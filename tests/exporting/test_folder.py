@@ -96,7 +96,7 @@ def test_nothing_is_left_of_an_export_that_fails(verb: Callable[..., Outcome], m
     assert code == 8
     assert Path("exported/parity.json").read_bytes() == before  # what was there before stays
     assert "model.ts is not what was trained, and was not kept: scores of its ragged signature differ by" in err
-    assert sorted(path.name for path in Path().iterdir()) == ["cache", "exported", "mine", "run"]
+    assert sorted(path.name for path in Path().iterdir()) == ["exported", "mine", "run"]
 
 
 def written(bundle: Bundle, about: object, folder: Path) -> Exported:

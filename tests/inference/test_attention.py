@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import reference
 import seqlab
 from seqlab.inference.attention import attends, attention_of, pieces, rounded
-from seqlab.inference.predictor import Asked, Predictor
+from seqlab.inference.predictor import Predictor, Request
 from seqlab.layers.watch import watching
 from seqlab.models.decoders import RecurrentDecoder
 from seqlab.models.decoding import Decoding
@@ -38,7 +38,7 @@ def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return predictor
 
 
-def written(predictor: Predictor, item: dict[str, str]) -> tuple[Asked, Hypothesis]:
+def written(predictor: Predictor, item: dict[str, str]) -> tuple[Request, Hypothesis]:
     (asked,) = predictor.read([item])
     ((best,),) = predictor.task.predict(predictor.batch([asked]), GREEDY)
     return asked, best

@@ -13,7 +13,6 @@ class MyCell(nn.Module):
         self.linear = nn.Linear(input_size + hidden_size, hidden_size)
         self.rate = nn.Parameter(torch.zeros(hidden_size))
 
-    @torch.jit.export
     def initial_state(self, batch: int) -> list[Tensor]:
         return [self.rate.new_zeros(batch, self.hidden_size), self.rate.new_zeros(batch)]
 

@@ -14,7 +14,7 @@ from typing import Any
 import seqlab
 from client import Client
 from seqlab.server.listen import Server, listen
-from seqlab.server.service import Batching, Limits, Service
+from seqlab.server.service import ServerBatching, ServerLimits, Service
 
 
 @dataclass
@@ -27,12 +27,14 @@ class Served(Client):
 
 
 @contextmanager
-def serving(bundle: Path, batching: Batching | None = None, endless: bool = False, **limits: Any) -> Iterator[Served]:
+def serving(
+    bundle: Path, batching: ServerBatching | None = None, endless: bool = False, **limits: Any
+) -> Iterator[Served]:
     """Args: endless: what is written ends by its limit alone."""
     predictor: Any = seqlab.load(bundle)
     if endless:
         predictor.task.end = -1
-    service = Service(predictor, batching or Batching(wait_ms=1), Limits(**limits), "tiny")
+    service = Service(predictor, batching or ServerBatching(wait_ms=1), ServerLimits(**limits), "tiny")
     listening = listen("127.0.0.1", 0)
     server = Server(service, listening)
     service.start()

@@ -32,7 +32,7 @@ from seqlab.server import listen as server_module
 from seqlab.server.app import application
 from seqlab.server.listen import Server, hosts_of, listen, serve
 from seqlab.server.protocol import RESERVE
-from seqlab.server.service import Batching, Limits, Service
+from seqlab.server.service import ServerBatching, ServerLimits, Service
 from served import Served, serving
 from tiny_bundles import save
 
@@ -54,7 +54,7 @@ def writer(bundles: dict[str, Path]) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def endless(bundles: dict[str, Path]) -> Iterator[Served]:
     """Writes for one at a time."""
-    batching = Batching(rows=1, wait_ms=1)
+    batching = ServerBatching(rows=1, wait_ms=1)
     with serving(bundles["language_modeling"], batching, endless=True, new_tokens=ENDLESS) as served:
         yield served
 
@@ -294,7 +294,7 @@ def test_a_defect_of_ours_is_told_by_its_place(
     found = classes.post("/predict", {"text": CANARY})
     refused(found, 500)
     monkeypatch.undo()
-    monkeypatch.setattr(classes.service, "told", broken)
+    monkeypatch.setattr(classes.service, "to_json", broken)
     refused(classes.post("/predict", {"text": CANARY}), 500)
     until(lambda: len(caplog.records) == 2)  # each once; the log comes after the answer
     assert caplog.text.count("in broken") == 2
@@ -456,7 +456,7 @@ def test_overload_is_refused_and_what_is_accepted_is_right(bundles: dict[str, Pa
     predictor = seqlab.load(bundles["classification"])
     texts = ["film " * (i % 40) for i in range(300)]
     alone = predictor.predict([{"text": text} for text in texts])
-    with serving(bundles["classification"], Batching(tokens=400, rows=8, wait_ms=1), queue=8, items=8) as served:
+    with serving(bundles["classification"], ServerBatching(tokens=400, rows=8, wait_ms=1), queue=8, items=8) as served:
         depths, sizes = list[int](), list[float]()
         examples = served.service.predictor.examples
 
@@ -578,7 +578,9 @@ def test_a_model_whose_thread_has_ended_ends_the_process(
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(server_module.os, "_exit", lambda code: None)
-    service = Service(seqlab.load(bundles["classification"]), Batching(wait_ms=1), Limits(deadline_s=0.5), "tiny")
+    service = Service(
+        seqlab.load(bundles["classification"]), ServerBatching(wait_ms=1), ServerLimits(deadline_s=0.5), "tiny"
+    )
     service.predictor.examples = killed  # type: ignore[method-assign]
     listening = listen("127.0.0.1", 0)
     served = Served(listening.getsockname()[1], service, Server(service, listening), service.thread)
@@ -650,11 +652,11 @@ def test_openapi_tells_what_is_taken_and_answered(classes: Served, writer: Serve
                 assert told["application/json"]["schema"]
                 assert valid(described, told["application/json"]["schema"], found.json), path
     for name, folder in bundles.items():
-        service = Service(seqlab.load(folder), Batching(), Limits())
+        service = Service(seqlab.load(folder), ServerBatching(), ServerLimits())
         guard: Any = application(service)
         described, item = guard.app.openapi(), json.loads(service.predictor.example)
         (answer,) = service.predictor.predict([item])
-        for schema, content in (("Asked", item), ("Asked", {"inputs": [item], "seed": 3}), ("Answer", answer)):
+        for schema, content in (("Request", item), ("Request", {"inputs": [item], "seed": 3}), ("Answer", answer)):
             assert valid(described, {"$ref": f"#/components/schemas/{schema}"}, content), (name, content)
         for content in ({}, {"inputs": [item], CANARY: 1}, {"inputs": []}, {**item, "seed": "x"}, {"inputs": [{}]}):
-            assert not valid(described, {"$ref": "#/components/schemas/Asked"}, content), (name, content)
+            assert not valid(described, {"$ref": "#/components/schemas/Request"}, content), (name, content)

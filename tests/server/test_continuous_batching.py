@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqlab
-from seqlab.inference.predictor import Asked, Predictor
+from seqlab.inference.predictor import Predictor, Request
 from seqlab.models.decoding import Decoding
 from seqlab.server.queue import FailedError, Job
-from seqlab.server.service import Batching, Limits, Service
+from seqlab.server.service import ServerBatching, ServerLimits, Service
 
 HOWS = [
     Decoding(6),
@@ -38,7 +38,7 @@ def predictor(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Predi
 def served(
     predictor: Predictor, jobs: list[Job], pauses: list[float], rows: int
 ) -> list[list[tuple[list[int], float, bool]]]:
-    service = Service(predictor, Batching(tokens=12, rows=rows, wait_ms=1), Limits())
+    service = Service(predictor, ServerBatching(tokens=12, rows=rows, wait_ms=1), ServerLimits())
     service.start()
     for job, pause in zip(jobs, pauses, strict=True):
         service.queue.put([job])
@@ -59,7 +59,7 @@ def test_it_writes_what_generate_writes(predictor: Predictor, data: st.DataObjec
     rows = data.draw(st.sampled_from([1, 4, 64]))
     name = predictor.preprocessor.fields[0]
     asked = predictor.read([{name: text} for text in texts])
-    service = Service(predictor, Batching(), Limits())
+    service = Service(predictor, ServerBatching(), ServerLimits())
     jobs = [service.job(one, how, 0, seed=7) for one, how in zip(asked, hows, strict=True)]
     streamed: list[list[int]] = [[] for _ in jobs]
     for job, tokens in zip(jobs, streamed, strict=True):
@@ -95,7 +95,7 @@ def once(act: Callable[[], object]) -> Callable[[int], object]:
 
 @contextmanager
 def writing(predictor: Predictor, **batching: int) -> Iterator[Service]:
-    service = Service(predictor, Batching(wait_ms=1, **batching), Limits())
+    service = Service(predictor, ServerBatching(wait_ms=1, **batching), ServerLimits())
     service.start()
     try:
         yield service
@@ -105,11 +105,11 @@ def writing(predictor: Predictor, **batching: int) -> Iterator[Service]:
         assert not service.thread.is_alive()
 
 
-def read(predictor: Predictor, *texts: str) -> list[Asked]:
+def read(predictor: Predictor, *texts: str) -> list[Request]:
     return predictor.read([{predictor.preprocessor.fields[0]: text} for text in texts])
 
 
-def alone(predictor: Predictor, asked: Asked, how: Decoding) -> list[int]:
+def alone(predictor: Predictor, asked: Request, how: Decoding) -> list[int]:
     tokens: list[int] = predictor.task.predict(predictor.batch([asked]), how, 0)[0][0].tokens.tolist()
     return tokens
 
@@ -142,13 +142,13 @@ class Weak:
     monkeypatch: pytest.MonkeyPatch
 
     def __post_init__(self) -> None:
-        self.bad: list[Asked] = []
-        self.joining: list[Asked] = []
+        self.bad: list[Request] = []
+        self.joining: list[Request] = []
         self.tries = 0
         batch, head = self.predictor.batch, self.predictor.task.model.head
         scores = head.scores
 
-        def met(asked: list[Asked]) -> object:
+        def met(asked: list[Request]) -> object:
             self.joining = asked
             return batch(asked)
 
@@ -273,7 +273,7 @@ def test_what_runs_and_joins_is_bounded(
         running.append(len(hidden))
         return scores(hidden)
 
-    def met(asked: list[Asked]) -> object:
+    def met(asked: list[Request]) -> object:
         joined.append(len(asked))
         return batch(asked)
 

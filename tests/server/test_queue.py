@@ -42,7 +42,7 @@ def test_everybody_is_answered_once_and_nobody_who_has_left(
     for group in groups:  # some at a time
         queue.put(rest[:group])
         rest = rest[group:]
-    gone = [job for job in jobs if job.asked in leaving]
+    gone = [job for job in jobs if job.payload in leaving]
     for job in gone:
         job.abandon()
     staying = [job for job in jobs if job not in gone]
@@ -53,8 +53,8 @@ def test_everybody_is_answered_once_and_nobody_who_has_left(
         return [-number for number in asked]
 
     with answering(queue, answer):
-        assert [job.answer.result(10) for job in staying] == [-job.asked for job in staying]
-    assert [number for batch in batches for number in batch] == [job.asked for job in staying]  # once, in order
+        assert [job.answer.result(10) for job in staying] == [-job.payload for job in staying]
+    assert [number for batch in batches for number in batch] == [job.payload for job in staying]  # once, in order
     for batch in batches:
         assert len(batch) == 1 or (sum(sizes[number] for number in batch) <= 9 and len(batch) <= 4)
     for batch, following in pairwise(batches):  # it was full: nobody waits who would fit
@@ -112,14 +112,14 @@ def test_a_batch_is_taken_when_it_is_full_or_ripe() -> None:
     queue = Queue(10)
     queue.put([Job("a", 3)])
     begin = time.monotonic()
-    assert [job.asked for job in queue.take(Budget(9, 9), 0.05)] == ["a"]
+    assert [job.payload for job in queue.take(Budget(9, 9), 0.05)] == ["a"]
     assert time.monotonic() - begin > 0.03
     queue.put([Job("b", 5), Job("c", 4)])
     begin = time.monotonic()
-    assert [job.asked for job in queue.take(Budget(9, 9), 30)] == ["b", "c"]  # full, and so it does not wait
+    assert [job.payload for job in queue.take(Budget(9, 9), 30)] == ["b", "c"]  # full, and so it does not wait
     queue.put([Job("d", 1), Job("e", 1)])
-    assert [job.asked for job in queue.take(Budget(9, 1), 30)] == ["d"]
-    assert [job.asked for job in queue.take(Budget(9, 9), 30, beside=True)] == ["e"]
+    assert [job.payload for job in queue.take(Budget(9, 1), 30)] == ["d"]
+    assert [job.payload for job in queue.take(Budget(9, 9), 30, beside=True)] == ["e"]
     assert queue.take(Budget(9, 9), 30, beside=True) == []
     assert time.monotonic() - begin < 10
 
@@ -129,13 +129,13 @@ def test_beside_others_a_job_waits_until_there_is_room_and_nobody_passes_it() ->
     queue = Queue(10, waited.append)
     queue.put([Job("wide", 1, rows=8), Job("narrow", 1)])
     assert queue.take(Budget(9, 7), 0, beside=True) == []
-    assert [job.asked for job in queue.take(Budget(9, 8), 0, beside=True)] == ["wide"]
+    assert [job.payload for job in queue.take(Budget(9, 8), 0, beside=True)] == ["wide"]
     queue.put([Job("long", 20, held=30)])
-    assert [job.asked for job in queue.take(Budget(9, 8, 29), 0, beside=True)] == ["narrow"]
+    assert [job.payload for job in queue.take(Budget(9, 8, 29), 0, beside=True)] == ["narrow"]
     assert queue.take(Budget(9, 8, 29), 0, beside=True) == []
-    assert [job.asked for job in queue.take(Budget(9, 8, 30), 0, beside=True)] == ["long"]  # of tokens alone too many
+    assert [job.payload for job in queue.take(Budget(9, 8, 30), 0, beside=True)] == ["long"]  # of tokens alone too many
     queue.put([Job("too wide", 1, rows=9, held=99)])
-    assert [job.asked for job in queue.take(Budget(9, 8, 30), 0)] == ["too wide"]  # nobody else is there
+    assert [job.payload for job in queue.take(Budget(9, 8, 30), 0)] == ["too wide"]  # nobody else is there
     assert len(waited) == 4
 
 
@@ -191,14 +191,14 @@ def test_an_error_reaches_who_is_to_blame_alone_and_quotes_nothing(caplog: pytes
     queue.put(jobs)
     with answering(queue, answer, Budget(9, 9)):  # type: ignore[arg-type]
         for job in jobs:
-            if job.asked in ("secret", "hidden"):
+            if job.payload in ("secret", "hidden"):
                 with pytest.raises(FailedError, match=r"^the model failed$"):
                     job.answer.result(10)
             else:
-                assert job.answer.result(10) == job.asked
+                assert job.answer.result(10) == job.payload
     (record,) = caplog.records  # one defect, told once
     assert "ValueError" in record.message
-    assert "test_batcher.py" in record.message
+    assert "test_queue.py" in record.message
     assert "cannot read" not in caplog.text.replace('raise ValueError(f"cannot read', "")
     assert "secret'" not in caplog.text
 

@@ -17,12 +17,12 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` is not instal
 import seqlab
 from seqlab.cli.runs import name_of
 from seqlab.errors import InputError
-from seqlab.inference.predictor import Asked
+from seqlab.inference.predictor import Request
 from seqlab.models.decoding import Decoding
-from seqlab.server.service import Batching, Limits, Service
+from seqlab.server.service import ServerBatching, ServerLimits, Service
 
 
-@pytest.mark.parametrize(("section", "target"), [("batching", Batching), ("limits", Limits)])
+@pytest.mark.parametrize(("section", "target"), [("batching", ServerBatching), ("limits", ServerLimits)])
 def test_a_section_lists_every_knob_with_the_default_of_the_signature(section: str, target: type) -> None:
     values = yaml.safe_load((Path(__file__).parents[2] / "conf/serve.yaml").read_text())[section]
     assert values == {name: knob.default for name, knob in inspect.signature(target).parameters.items()}
@@ -30,20 +30,20 @@ def test_a_section_lists_every_knob_with_the_default_of_the_signature(section: s
 
 def test_a_queue_has_room_for_every_request() -> None:
     with pytest.raises(InputError, match=r"limits\.queue=8: .*limits\.items=32; set limits\.queue=32"):
-        Limits(queue=8)
+        ServerLimits(queue=8)
     with pytest.raises(InputError, match=r"limits\.drain_s=nan: expected more than 0"):
-        Limits(drain_s=float("nan"))
-    assert Limits(queue=8, items=8)
+        ServerLimits(drain_s=float("nan"))
+    assert ServerLimits(queue=8, items=8)
 
 
 @pytest.mark.parametrize("name", ["classification", "tagging", "language_modeling", "seq2seq-transformer"])
 def test_it_begins_with_a_batch_as_large_as_may_be(
     name: str, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = Service(seqlab.load(bundles[name]), Batching(tokens=2000, rows=20), Limits())
+    service = Service(seqlab.load(bundles[name]), ServerBatching(tokens=2000, rows=20), ServerLimits())
     answers, computed = service.predictor.answers, list[int]()
 
-    def counted(asked: Sequence[Asked], *how: Any) -> Any:
+    def counted(asked: Sequence[Request], *how: Any) -> Any:
         computed.append(sum(one.tokens for one in asked))
         return answers(asked, *how)
 
@@ -51,14 +51,14 @@ def test_it_begins_with_a_batch_as_large_as_may_be(
     service.warm_up()
     assert len(computed) == 1
     assert 1500 < computed[0] <= 2000
-    service = Service(seqlab.load(bundles[name]), Batching(tokens=4, rows=20), Limits())
+    service = Service(seqlab.load(bundles[name]), ServerBatching(tokens=4, rows=20), ServerLimits())
     service.warm_up()
 
 
 def test_it_begins_with_texts_as_long_as_positions_go(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = Service(seqlab.load(bundles["classification"]), Batching(tokens=2000, rows=20), Limits())
+    service = Service(seqlab.load(bundles["classification"]), ServerBatching(tokens=2000, rows=20), ServerLimits())
     monkeypatch.setattr(service.predictor, "room", 60)
     answers, computed = service.predictor.answers, list[int]()
     monkeypatch.setattr(
@@ -71,7 +71,7 @@ def test_it_begins_with_texts_as_long_as_positions_go(
 
 
 def test_a_service_says_what_its_model_is(bundles: dict[str, Path]) -> None:
-    kinds = {task: Service(seqlab.load(bundles[task]), Batching(), Limits()).kind for task in TASKS}
+    kinds = {task: Service(seqlab.load(bundles[task]), ServerBatching(), ServerLimits()).kind for task in TASKS}
     assert kinds == {
         "classification": "classification, one class",
         "tagging": "tagging",
@@ -105,7 +105,7 @@ def test_a_run_is_called_by_its_name(tmp_path: Path) -> None:
 
 def test_what_is_written_is_counted_as_it_is_written(bundles: dict[str, Path]) -> None:
     predictor = seqlab.load(bundles["language_modeling"])
-    service = Service(predictor, Batching(wait_ms=1), Limits())
+    service = Service(predictor, ServerBatching(wait_ms=1), ServerLimits())
 
     def count(name: str) -> float:
         value = service.metrics.registry.get_sample_value(f"seqlab_{name}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
 from seqlab.data.sources import stdlib
-from seqlab.data.sources.source import SPLITS, Source
+from seqlab.data.sources.generated.generated_source import GeneratedSource
+from seqlab.data.sources.source import SPLITS
 from seqlab.errors import InputError, counted
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may contain one; UTF-8 may not
@@ -20,26 +19,18 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # a docstring about such things may 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-class PyDocs(Source):
-    """A sequence is a docstring of a module, class or function, without its indentation.
+class PyDocs(GeneratedSource):
+    """Field: text, a docstring of a module, class or function, without its indentation.
 
     All docstrings of a top-level module are in the same split. One that occurs several times is kept where the first
     file that has it, in the order of paths, belongs: so none is in two splits.
     """
 
     def fingerprint(self) -> str:
-        """From the Python version and the names and sizes of the files."""
+        """Made of the Python version and the names and sizes of the files."""
         return stdlib.fingerprint("PyDocs")
 
-    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        """The field is `text`. Nothing is rejected."""
-        return {split: pa.table({"text": pa.array(texts, pa.string())}) for split, texts in self._extracted[0].items()}
-
-    def metadata(self) -> dict[str, Any]:
-        return self._extracted[1]
-
-    @cached_property
-    def _extracted(self) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    def make(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         splits: dict[str, list[str]] = {name: [] for name in SPLITS}
         seen: set[str] = set()
         library = stdlib.library()
@@ -64,7 +55,8 @@ class PyDocs(Source):
                     f"({counted(len(files), 'file')}); use another Python, or text of your own: data=text "
                     "data.path=FILE"
                 )
-        return splits, {
+        tables = {split: pa.table({"text": pa.array(texts, pa.string())}) for split, texts in splits.items()}
+        return tables, {
             "python": stdlib.python(),
             "files": len(files),
             "files_not_parsed": unparsable,

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.layers.attention import compiled, packed, tiles
+from seqlab.layers.attention import compiled, tiles
 from seqlab.layers.attention.call import Call, allowed, bias_at, distances, rows_as_block, sum_dtype
 from seqlab.layers.backend import is_fast
 from seqlab.ragged import joint_runs_of
@@ -53,6 +53,8 @@ def choose(
     if device.type == "cpu":
         return "compiled" if compiled.can_run(device, dtype, head_width) else "flash"
     if device.type == "cuda":
+        from seqlab.layers.attention import packed  # here, because it loads torch's compiler, which takes 2 s
+
         half = dtype in (torch.float16, torch.bfloat16)
         if half and packed.varlen_fits(device, head_width, window, grouped):
             return "varlen"
@@ -189,7 +191,11 @@ def _call(q_THK: Tensor, k_TGK: Tensor, bias_HR: Tensor | None, *options: Any) -
 def _module(call: Call) -> Any:
     if call.kernel == "compiled":
         return compiled
-    return tiles if call.kernel in ("flash", "explicit") else packed
+    if call.kernel in ("flash", "explicit"):
+        return tiles
+    from seqlab.layers.attention import packed  # see choose
+
+    return packed
 
 
 def _to_gather(call: Call, k_TGK: Tensor) -> Tensor | None:

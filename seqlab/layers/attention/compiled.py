@@ -47,9 +47,9 @@ def backward(
     call: Call,
 ) -> tuple[Tensor, Tensor, Tensor, None]:
     """The gradients of q, k and v; the keys lie in order."""
-    dtype, asked = q_THK.dtype, (call.lengths, call.key_lengths, call.causal, call.window or 0)
+    dtype, options = q_THK.dtype, (call.lengths, call.key_lengths, call.causal, call.window or 0)
     given = [x.to(computed_in(dtype)) for x in (dout_THK, q_THK, k_TGK, v_TGK, out_THK)]
-    dq, dk, dv = _attend_backward(*given, log_sums, *asked)
+    dq, dk, dv = _attend_backward(*given, log_sums, *options)
     return dq.to(dtype), dk.to(dtype), dv.to(dtype), None
 
 

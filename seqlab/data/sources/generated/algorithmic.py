@@ -6,34 +6,21 @@ sorting after Graves et al. 2014 ("Neural Turing machines", section 4.5), there 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
-from seqlab.data.sources.generated.sampling import (
-    Lengths,
-    Uniform,
-    below,
-    distinct_splits,
-    require,
-    require_lengths,
-    require_sizes,
-)
-from seqlab.data.sources.source import Source
+from seqlab.data.sources.generated.generated_source import DrawnSource, sizes
+from seqlab.data.sources.generated.sampling import Lengths, Uniform, below, require
 from seqlab.errors import InputError, did_you_mean
-
-_VERSION = 1  # raise it whenever the same knobs would give something else
 
 _KINDS: dict[str, Callable[[tuple[int, ...]], Iterable[int]]] = {"copy": iter, "reverse": reversed, "sort": sorted}
 
 
 @dataclass(frozen=True)
-class Algorithmic(Source):
+class Algorithmic(DrawnSource):
     """Fields: source, numbers with a blank between them; target, the same numbers copied, reversed or sorted.
 
     A length is uniform in its range, a number uniform in 0 ... symbols - 1. No source occurs twice, in any split.
@@ -59,35 +46,22 @@ class Algorithmic(Source):
     seed: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind not in _KINDS:
             raise InputError(f"data.kind={self.kind} is not {' or '.join(_KINDS)}{did_you_mean(self.kind, _KINDS)}")
         require(self.symbols, "symbols", 1, 1_000_000)
-        require_lengths(self.lengths, "lengths")
-        require_lengths(self.test_lengths or self.lengths, "test_lengths")
-        require_sizes(self.train, self.validation, self.test)
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self} {_VERSION}".encode()).hexdigest()
-
-    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        return self._tables
-
-    def metadata(self) -> dict[str, Any]:
-        return {"kind": self.kind, "examples": {name: table.num_rows for name, table in self._tables.items()}}
-
-    @cached_property
-    def _tables(self) -> dict[str, pa.Table]:
+    def make(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         def draw(random: Uniform, lengths: Lengths) -> tuple[int, ...]:
             length = lengths[0] + below(random, lengths[1] - lengths[0] + 1)
             return tuple(below(random, self.symbols) for _ in range(length))
 
-        key = ("algorithmic", self.seed)
-        splits = distinct_splits(draw, key, self.lengths, self.test_lengths, self.train, self.validation, self.test)
         rule = _KINDS[self.kind]
-        return {
+        tables = {
             split: pa.table({"source": [*map(_text, sources)], "target": [_text(rule(source)) for source in sources]})
-            for split, sources in splits.items()
+            for split, sources in self.distinct(draw, "algorithmic").items()
         }
+        return tables, {"kind": self.kind, "examples": sizes(tables)}
 
 
 def _text(numbers: Iterable[int]) -> str:

@@ -8,28 +8,15 @@ generator; the sizes of 90,000 and 10,000 are those of the published data, which
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
-from seqlab.data.sources.generated.sampling import (
-    Lengths,
-    Uniform,
-    below,
-    distinct_splits,
-    require,
-    require_lengths,
-    require_sizes,
-)
-from seqlab.data.sources.source import Source
-
-_VERSION = 1  # raise it whenever the same knobs would give something else
+from seqlab.data.sources.generated.generated_source import DrawnSource, sizes
+from seqlab.data.sources.generated.sampling import Lengths, Uniform, below, require
 
 _OPERATIONS: dict[str, Callable[[list[int]], int]] = {
     "[MIN": min,
@@ -41,7 +28,7 @@ _NAMES = list(_OPERATIONS)
 
 
 @dataclass(frozen=True)
-class ListOps(Source):
+class ListOps(DrawnSource):
     """Fields: text, the symbols of a tree with a blank between them; label, its value, "0" to "9".
 
     operations    the probability that a node is an operation
@@ -69,36 +56,22 @@ class ListOps(Source):
     seed: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.operations, "operations", 0, 1)
         require(self.max_args, "max_args", 2, 100)
         require(self.max_depth, "max_depth", 1, 200)  # a level takes two of Python's thousand frames
-        require_lengths(self.lengths, "lengths")
-        require_lengths(self.test_lengths or self.lengths, "test_lengths")
-        require_sizes(self.train, self.validation, self.test)
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self} {_VERSION}".encode()).hexdigest()
-
-    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        return self._tables
-
-    def metadata(self) -> dict[str, Any]:
-        return {"examples": {split: table.num_rows for split, table in self._tables.items()}}
-
-    @cached_property
-    def _tables(self) -> dict[str, pa.Table]:
+    def make(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         def draw(random: Uniform, lengths: Lengths) -> tuple[str, int] | None:
             symbols: list[str] = []
             value = self._grow(random, 1, symbols, lengths[1])
             return (" ".join(symbols), value) if lengths[0] <= len(symbols) <= lengths[1] else None
 
-        splits = distinct_splits(
-            draw, ("listops", self.seed), self.lengths, self.test_lengths, self.train, self.validation, self.test
-        )
-        return {
+        tables = {
             split: pa.table({"text": [text for text, _ in trees], "label": [str(value) for _, value in trees]})
-            for split, trees in splits.items()
+            for split, trees in self.distinct(draw, "listops").items()
         }
+        return tables, {"examples": sizes(tables)}
 
     def _grow(self, random: Uniform, depth: int, symbols: list[str], longest: int) -> int:
         """Appends the symbols of a tree with its root at this depth, and returns its value."""

@@ -12,23 +12,20 @@ import hashlib
 import tokenize
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
 from seqlab.data.sources import stdlib
+from seqlab.data.sources.generated.generated_source import GeneratedSource
 from seqlab.data.sources.generated.python_roles import Function, functions
-from seqlab.data.sources.source import SPLITS, Source
+from seqlab.data.sources.source import SPLITS
 from seqlab.errors import InputError
-
-_VERSION = 1  # raise it whenever the same files would give something else
 
 
 @dataclass(frozen=True)
-class PyTokens(Source):
+class PyTokens(GeneratedSource):
     """Fields: words and tags of a function; origin, its file and line.
 
     All functions of a top-level module are in the same split, as docstrings are. One that occurs several times is kept
@@ -55,17 +52,10 @@ class PyTokens(Source):
                 raise InputError(f"data.{knob}={value} leaves nothing; give at least 1, or null for no limit")
 
     def fingerprint(self) -> str:
-        """From the Python version and the names and sizes of the library's files."""
-        return stdlib.fingerprint(f"{self} {_VERSION}")
+        """Made of the Python version and the names and sizes of the library's files."""
+        return stdlib.fingerprint(f"{self} {self.version}")
 
-    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        return self._extracted[0]
-
-    def metadata(self) -> dict[str, Any]:
-        return self._extracted[1]
-
-    @cached_property
-    def _extracted(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    def make(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         splits: dict[str, list[tuple[str, Function]]] = {split: [] for split in SPLITS}
         counts = Counter(files=0, files_not_parsed=0, too_long=0, duplicates=0, not_understood=0)
         seen: set[tuple[str, ...]] = set()

@@ -10,19 +10,14 @@ The grammar of the paper's figure 6 has 20,910 commands, and its figure 7 says w
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from seqlab.data.rejects import Rejects
+from seqlab.data.sources.generated.generated_source import GeneratedSource, sizes
 from seqlab.data.sources.generated.sampling import require, shuffled, stream
-from seqlab.data.sources.source import Source
 from seqlab.errors import InputError, did_you_mean
-
-_VERSION = 1  # raise it whenever the same knobs would give something else
 
 _PRIMITIVES = {"addprim_jump": "jump", "addprim_turn_left": "turn left"}
 _SPLITS = ("simple", "length", *_PRIMITIVES)
@@ -30,7 +25,7 @@ _MOST_ACTIONS = 22  # of a training command in the length split; the others have
 
 
 @dataclass(frozen=True)
-class Scan(Source):
+class Scan(GeneratedSource):
     """Fields: source, the command; target, its actions. Both are words with a blank between them.
 
     split       "simple": 80 % to train on, 20 % to test, by seed (experiment 1; which command is where in the published
@@ -59,17 +54,7 @@ class Scan(Source):
             )
         require(self.validation, "validation", 0.001, 0.9)
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self} {_VERSION}".encode()).hexdigest()
-
-    def read(self, rejects: Rejects) -> dict[str, pa.Table]:
-        return self._tables
-
-    def metadata(self) -> dict[str, Any]:
-        return {"split": self.split, "examples": {name: table.num_rows for name, table in self._tables.items()}}
-
-    @cached_property
-    def _tables(self) -> dict[str, pa.Table]:
+    def make(self) -> tuple[dict[str, pa.Table], dict[str, Any]]:
         actions = commands()
         order = shuffled(list(actions), stream("scan", self.seed))
         if self.split == "simple":
@@ -87,10 +72,11 @@ class Scan(Source):
             test.remove(alone)
             train += [alone] * (len(learned) // 9)
         splits = {"train": train, "validation": validation, "test": test}
-        return {
+        tables = {
             name: pa.table({"source": rows, "target": [actions[command] for command in rows]})
             for name, rows in splits.items()
         }
+        return tables, {"split": self.split, "examples": sizes(tables)}
 
 
 def commands() -> dict[str, str]:
