@@ -17,8 +17,15 @@ from seqlab.exporting.padded import to_padded
 from seqlab.exporting.requirements import UnsuitedError
 from seqlab.layers.attention.global_attention import GlobalAttention
 from seqlab.layers.crf import CRFHead
+from seqlab.layers.embedding import Embedding
 from seqlab.layers.pooling import MeanPooling, PoolingKind, make_pooling
-from seqlab.layers.positions import NoPositions, RelativePositions, RotaryPositions
+from seqlab.layers.positions import (
+    LearnedPositions,
+    NoPositions,
+    RelativePositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from seqlab.layers.recurrent.cells import LSTMCell
 from seqlab.layers.recurrent.stack import RecurrentStack
 from seqlab.layers.transformer import TransformerStack
@@ -53,6 +60,15 @@ def test_pooling(lengths: list[int], kind: PoolingKind) -> None:
     torch.testing.assert_close(padded.core(block(x), x.lengths), layer.core(x.values, x.lengths))
     if len(set(lengths)) == 1 and lengths[0]:
         torch.testing.assert_close(padded.core(block(x), None), layer.core(x.values, x.lengths))
+
+
+@pytest.mark.parametrize("scheme", [NoPositions, LearnedPositions, SinusoidalPositions])
+@given(LENGTHS)
+def test_an_embedding(scheme: type[NoPositions], lengths: list[int]) -> None:
+    layer = Embedding(11, 8, scheme(8, 2)).eval()
+    tokens = Ragged(torch.randint(11, (sum(lengths),)), Layout(torch.tensor(lengths)))
+    padded = to_padded(layer).core(tokens.to_padded(0), None)  # it does not look at lengths
+    torch.testing.assert_close(rows(padded, tokens), layer.core(tokens.values, tokens.lengths))
 
 
 @pytest.mark.parametrize("scheme", [NoPositions, RotaryPositions, RelativePositions])
@@ -91,8 +107,12 @@ def test_attention_to_a_memory(lengths: list[int]) -> None:
         torch.testing.assert_close(rows(values, x), decoder.core(x.values, x.lengths, None, plain)[0])
         plain = other.remember(memory.values, memory.lengths)
         twin = to_padded(other)
+        expected = other.core(x.values, x.lengths, plain)
         values = twin.core(block(x), x.lengths, twin.remember(block(memory), memory.lengths))
-        torch.testing.assert_close(rows(values, x), other.core(x.values, x.lengths, plain))
+        torch.testing.assert_close(rows(values, x), expected)
+        if len(set(lengths)) == 1 and lengths[0]:
+            values = twin.core(block(x), None, twin.remember(block(memory), None))
+            torch.testing.assert_close(values.flatten(0, 1), expected)
 
 
 class Padded(nn.Module):

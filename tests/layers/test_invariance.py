@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -127,6 +127,7 @@ def differences(name: str, lengths: list[int], dtype: torch.dtype) -> tuple[floa
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
 @pytest.mark.parametrize("name", STACKS)
+@settings(max_examples=8)
 @given(lengths=LENGTHS)
 @example(lengths=[])
 @example(lengths=[0, 0])

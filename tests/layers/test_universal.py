@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -74,6 +74,7 @@ def differences(name: str, lengths: list[int], dtype: torch.dtype) -> tuple[floa
 
 @pytest.mark.parametrize("path", ["fast", "plain"])
 @pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=8)
 @given(lengths=LENGTHS)
 @example(lengths=[])
 @example(lengths=[0, 0])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from seqlab.layers.native import compiler
 from seqlab.layers.recurrent import compiled as compiled_loops
-from seqlab.layers.recurrent import unroll
 from seqlab.layers.recurrent.cells import GRUCell, LSTMCell, TanhCell
+from seqlab.layers.recurrent.cudnn import has_cudnn, unroll_cudnn
 from seqlab.layers.recurrent.steps import end_rows, previous_rows, reversed_rows
 from seqlab.ragged import time_major_of
 
@@ -48,7 +48,7 @@ def unrolled(kind: str, how: str, hidden: int, lengths: Tensor, reverse: bool, d
     x = torch.randn(int(lengths.sum()), 3, dtype=dtype, requires_grad=True)
     state = [torch.randn(len(lengths), hidden, dtype=dtype, requires_grad=True) for _ in cell.initial_state(0)]
     if how == "packed":
-        y, after = unroll.unroll_cudnn(kind, x, cell.weights(), lengths, state, reverse)  # type: ignore[arg-type]
+        y, after = unroll_cudnn(kind, x, cell.weights(), lengths, state, reverse)  # type: ignore[arg-type]
     else:
         with pytest.MonkeyPatch.context() as patch:
             if how == "operators":
@@ -252,4 +252,4 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(
 
 def test_cudnn_is_not_asked_on_the_cpu() -> None:
     with warnings.catch_warnings():
-        assert not unroll.has_cudnn(torch.zeros(1))
+        assert not has_cudnn(torch.zeros(1))
