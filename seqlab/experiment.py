@@ -5,11 +5,14 @@ What happens before the first step, and where:
     1  the configuration is composed and checked        cli/command.py, config/
     2  the folder of the run is chosen and locked       cli/runs.py, training/run_folder.py
     3  records are tokenized, or found in the cache     `build_data`, data/corpus.py
-    4  a loader per split plans its batches             `build_data`, data/loader.py, data/plan.py
+    4  a loader per split is made; it plans an epoch    `build_data`, data/loader.py, data/plan.py
+       when that is first asked for
     5  the task and its model are built                 `build`, bundle.py
-    6  the trainer is handed optimizer, schedule, ...   `build_trainer`
-    7  config.yaml and run.json are written; not before  train.py
-    8  a run that continues restores its checkpoint     `Trainer.resume`
+    6  a run that continues must be the same as before  `Experiment.identity`, cli/runs.py
+    7  the trainer is handed optimizer, schedule, ...   `build_trainer`
+    8  config.yaml and run.json are written; not before  train.py
+    9  a run that continues restores its checkpoint     `Trainer.resume`
+   10  the loop begins                                  `Trainer.fit`
 """
 
 from __future__ import annotations

@@ -474,7 +474,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_is_the_same_run(
     (run,) = Path("runs/killed").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     state = json.loads((run / "checkpoints/last/state.json").read_text())["state"]
-    assert (state["step"], state["batch"] > 0) == (12, True)
+    assert (state["step"], state["position"]["batch"] > 0) == (12, True)
     assert verb("train", *words, "output_dir=whole")[0] == 0
     code, _, err = verb("train", *words, "name=killed", "resume=auto")
     assert code == 0, err

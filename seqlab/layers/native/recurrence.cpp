@@ -8,7 +8,8 @@
 // Rows are those of the time-major batch (seqlab/ragged.py): step s is the rows starts[s] ... starts[s] + widths[s], and
 // row number `lane` of every step belongs to the same sequence, whose initial and final states are rows `lane` too.
 //
-// The equations stand in seqlab/layers/recurrent/cells.py, that of `scan` in scan.py; tests hold both equal, in float and, with finite differences, in double.
+// The equations stand in seqlab/layers/recurrent/cells.py, that of `scan` in minimal.py; tests hold both equal, in float
+// and, with finite differences, in double.
 
 #include "vector.h"
 
