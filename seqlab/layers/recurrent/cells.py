@@ -10,8 +10,8 @@ and, if it wants,
     project(values_T) -> values_T     runs once over all tokens before the loop; `forward` then gets its rows
     unroll(values_T, lengths, state, reverse) -> (outputs_T, state)     its own fast path over a whole batch
     flops() -> float     useful FLOPs per token, forward and backward; without it: 6 times its matrix parameters
-    operator(x_NLD) -> Operator     the ONNX operator that computes it (seqlab/exporting/formats/onnx_operators.py);
-                                    without it: no export to ONNX
+    operator(x_NLD) -> Operator     the ONNX operator that computes it (seqlab/exporting/formats/onnx_operators.py,
+                                    which has those of the cells here); without it: no export to ONNX
 
 `unroll` receives the values as they come in, in time-major order (seqlab/ragged.py), the lengths longest first and the
 state's rows in that order; with `reverse` it reads every sequence from its end. A recurrent stack makes its cells by
